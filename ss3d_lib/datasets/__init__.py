@@ -1,0 +1,29 @@
+"""Evaluation sets: one adapter per on-disk layout, each giving `EvalClip`s. They know nothing of models or metrics."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ss3d_lib.datasets.clip import DatasetError, EvalClip
+from ss3d_lib.datasets.embedded import iterate_embedded
+from ss3d_lib.datasets.sequences import iterate_sequences, load_sequence
+
+__all__ = ["DatasetError", "EvalClip", "has_set", "iterate_embedded", "iterate_sequences", "load_sequence", "open_set"]
+
+
+def _place(name: str, data: str | Path, sequences: str | Path) -> Path:
+    prefix, _, split = name.partition("_")
+    return Path(data) / "videos" / split if prefix == "embedded" else Path(sequences) / name / "rgb"
+
+
+def has_set(name: str, data: str | Path, sequences: str | Path) -> bool:
+    """Whether a set lies on this machine: `embedded_SPLIT` under data, any other name a folder under sequences."""
+    return _place(name, data, sequences).is_dir()
+
+
+def open_set(name: str, data: str | Path, sequences: str | Path) -> Iterator[EvalClip]:
+    """The clips of `embedded_train|val|test`, or of the one real sequence NAME. Raises DatasetError if it is absent."""
+    if not has_set(name, data, sequences):
+        raise DatasetError(f"set {name!r} is not on this machine: {_place(name, data, sequences)} does not exist")
+    if name.startswith("embedded_"):
+        return iterate_embedded(data, name.removeprefix("embedded_"))
+    return iter([load_sequence(Path(sequences) / name)])

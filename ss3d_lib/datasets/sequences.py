@@ -1,0 +1,91 @@
+"""A folder of real sequences: NAME/rgb/*.jpg and, where known, intrinsics, depth and poses.
+
+Layout of one sequence (the generic "images + depth + poses" folder; convert your own recording into it):
+    NAME/rgb/%06d.jpg       frames in order (jpg or png)
+    NAME/intrinsics.txt     3x3, pixels of the stored size, pixel centres at integers
+    NAME/depth/%06d.png     optional: uint16 millimetres of z-depth, 0 = none, named like its frame
+    NAME/poses_c2w.txt      optional: a row-major 4x4 camera-to-world matrix a line, metres, OpenCV axes
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ss3d_lib.datasets.clip import DatasetError, EvalClip
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def find_sequences(folder: str | Path) -> list[Path]:
+    """The sequence folders below `folder`, sorted. Raises DatasetError where there is none."""
+    found = sorted(path.parent for path in Path(folder).glob("*/rgb") if path.is_dir())
+    if not found:
+        raise DatasetError(f"{folder}: holds no NAME/rgb/ folder; see ss3d_lib/datasets/sequences.py for the layout")
+    return found
+
+
+def iterate_sequences(folder: str | Path) -> Iterator[EvalClip]:
+    """Every sequence below `folder`, one in memory at a time."""
+    for path in find_sequences(folder):
+        yield load_sequence(path)
+
+
+def load_sequence(folder: str | Path) -> EvalClip:
+    """One sequence with the truth it has. Raises DatasetError naming the file that is missing or malformed."""
+    folder = Path(folder)
+    images = sorted(path for path in (folder / "rgb").glob("*") if path.suffix.lower() in SUFFIXES)
+    if len(images) < 2:
+        raise DatasetError(f"{folder / 'rgb'}: {len(images)} images; a sequence needs at least two jpg or png files")
+    frames = np.stack([read_rgb(path) for path in images])
+    intrinsics = read_matrix(folder / "intrinsics.txt", (3, 3))
+    poses = None
+    if (folder / "poses_c2w.txt").exists():
+        poses = read_matrix(folder / "poses_c2w.txt", (len(images), 16)).reshape(-1, 4, 4)
+    depth_m, depth_frames = read_depths(folder / "depth", images, frames.shape[1:3])
+    return EvalClip(
+        name=folder.name,
+        frames=frames,
+        intrinsics=np.repeat(intrinsics[None], len(images), axis=0),
+        poses_c2w=poses,
+        depth_m=depth_m,
+        depth_frames=depth_frames,
+    )
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB; grey images are repeated over the channels. Raises DatasetError for a broken file."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DatasetError(f"{path}: cannot be read as an image; copy it again")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_depths(folder: Path, images: list[Path], size: tuple[int, int]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Depths (K, H, W) float32 m of the frames that have one, and their indices (K,); (None, None) without any."""
+    paths = {index: folder / f"{image.stem}.png" for index, image in enumerate(images)}
+    paths = {index: path for index, path in paths.items() if path.exists()}
+    if not paths:
+        return None, None
+    depths = []
+    for path in paths.values():
+        depth_mm = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if depth_mm is None or depth_mm.dtype != np.uint16 or depth_mm.shape != size:
+            found = None if depth_mm is None else (depth_mm.dtype, depth_mm.shape)
+            raise DatasetError(f"{path}: need a uint16 png of {size} in millimetres, found {found}")
+        depths.append(depth_mm.astype(np.float32) / 1000)
+    return np.stack(depths), np.fromiter(paths, dtype=np.int64)
+
+
+def read_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A text matrix of exactly `shape`, float64, finite. Raises DatasetError naming the file otherwise."""
+    if not path.exists():
+        raise DatasetError(f"{path}: missing; the set's layout needs it")
+    try:
+        matrix = np.loadtxt(path, ndmin=2)
+    except ValueError as error:
+        raise DatasetError(f"{path}: not a table of numbers ({error})") from error
+    if matrix.shape != shape or not np.isfinite(matrix).all():
+        raise DatasetError(f"{path}: need {shape[0]} rows of {shape[1]} finite numbers, found {matrix.shape}")
+    return matrix
