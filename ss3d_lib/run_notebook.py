@@ -1,0 +1,183 @@
+"""Runs one stage: python -m ss3d_lib.run_notebook STAGE [-p key=value ...], from the repository root.
+
+The stage's notebook notebooks/NN_STAGE.py is executed by Papermill with the values of params.yaml, sections
+`base` and STAGE. Results go to results/STAGE/, with the executed notebook and timing.json. Keys given with
+-p that params.yaml does not have are matrix keys: their values name the folder, results/STAGE/<a>-<b>/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ss3d_lib.files import atomic_write, safe_name, write_json
+from ss3d_lib.params import BASE, PARAMS_FILE, ParamsError, check_keys, check_types, parse_overrides, stage_values
+from ss3d_lib.progress import EXECUTED_ENV
+
+RESULTS = Path("results")
+SCRATCH = Path(".scratch")
+INTERRUPTED = 130  # the exit status of a program stopped by Ctrl-C
+KERNEL_LOG = "--IPKernelApp.log_level=50"  # its warnings are about itself; what a cell raises arrives anyway
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run will do: the notebook, the values of its parameters and where its results go."""
+
+    stage: str
+    notebook: Path
+    parameters: dict[str, Any]
+    results: Path
+    scratch: Path
+
+    @property
+    def command(self) -> str:
+        return (
+            f"dvc repro {self.stage}"
+            if self.results == RESULTS / self.stage
+            else f"dvc repro {self.stage}@{self.results.name}"
+        )
+
+
+class StageError(RuntimeError):
+    """A cell of the notebook raised; the message holds its traceback and where the notebook is kept."""
+
+
+def plan(stage: str, overrides: Mapping[str, Any] | None = None) -> Plan:
+    """Finds the notebook and checks every parameter, before anything runs.
+
+    Args:
+        stage: e.g. "score".
+        overrides: values that replace those of params.yaml, and the matrix keys.
+
+    Raises:
+        ParamsError, NotebookError: naming file, section, key and remedy.
+    """
+    from ss3d_lib.notebooks import declared_parameters, notebook_path, read_notebook
+
+    overrides = dict(overrides or {})
+    path = notebook_path(stage)
+    values = stage_values(stage)
+    defaults = declared_parameters(read_notebook(path), str(path))
+    matrix = [key for key in overrides if key not in values]
+    values |= overrides
+    given_in = f"{PARAMS_FILE}, sections {BASE} + {stage}" + (" and -p" if overrides else "")
+    check_keys(values, defaults, given_in, f"the parameters cell of {path}")
+    check_types(values, defaults, given_in)
+    folder = Path(stage, "-".join(safe_name(str(overrides[key])) for key in matrix))
+    return Plan(stage, path, values, RESULTS / folder, SCRATCH / folder)
+
+
+def run(plan: Plan) -> float:
+    """Executes the notebook of a plan and writes its copy and timing.json to plan.results; returns seconds.
+
+    Raises:
+        StageError: a cell raised.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the kernel got it too, and has ended.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    from ss3d_lib.notebooks import read_notebook, scrub
+
+    plan.results.mkdir(parents=True, exist_ok=True)
+    plan.scratch.mkdir(parents=True, exist_ok=True)
+    source = plan.scratch / f"{plan.notebook.stem}.input.ipynb"
+    running = plan.scratch / f"{plan.notebook.stem}.running.ipynb"
+    _write_notebook(read_notebook(plan.notebook), source)
+    start_s = time.monotonic()
+    try:
+        executed = papermill.execute_notebook(
+            source, running, parameters=plan.parameters, kernel_name="python3", cwd=str(Path.cwd()),
+            progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr, extra_arguments=[KERNEL_LOG],
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        if error.ename == "KeyboardInterrupt":
+            raise KeyboardInterrupt from error
+        raise StageError(_failure(plan, running, error)) from error
+    except DeadKernelError as error:
+        message = f"stage {plan.stage}: its process was killed, most often for want of memory"
+        raise StageError(f"{message}: close other programs or take smaller values, then: {plan.command}") from error
+    seconds = time.monotonic() - start_s
+    _write_notebook(scrub(executed, Path.cwd()), plan.results / f"{plan.notebook.stem}.ipynb")
+    write_json(plan.results / "timing.json", {"seconds": round(seconds, 1)})
+    for leftover in (source, running):
+        leftover.unlink(missing_ok=True)
+    return seconds
+
+
+def _write_notebook(notebook, path: Path) -> None:
+    import nbformat
+
+    with atomic_write(path) as temporary:
+        nbformat.write(notebook, temporary)
+
+
+def _failure(plan: Plan, running: Path, error) -> str:
+    kept = plan.scratch / f"{plan.notebook.stem}.failed.ipynb"
+    shutil.move(running, kept)
+    traceback = "\n".join(error.traceback)
+    return (
+        f"{traceback}\n\nstage {plan.stage} failed at [{error.exec_count}] of {plan.notebook}: "
+        f"{error.ename}: {error.evalue}\nThe notebook up to there is {kept}. Mend the cause, then: {plan.command}"
+    )
+
+
+def set_environment(parameters: Mapping[str, Any]) -> None:
+    """Sets what the kernel inherits: threads, progress as lines, this environment's kernel, fixed hashing.
+
+    Thread counts must stand in the environment before numpy and torch are imported, so no notebook can do it.
+    """
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(parameters.get("threads", os.cpu_count()))
+    os.environ[EXECUTED_ENV] = "1"
+    os.environ["PYTHONHASHSEED"] = "0"
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # repeatable matrix products on a GPU
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # a stale kernelspec in the home folder must not win
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # or each kernel greets with a debugger warning
+
+
+def _raise_interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> int:
+    description, _, details = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(prog="python -m ss3d_lib.run_notebook", description=description, epilog=details)
+    parser.add_argument("stage", help="name of the stage: the notebook's without its number")
+    parser.add_argument("-p", dest="pairs", action="append", default=[], metavar="key=value", help="a parameter")
+    options = parser.parse_args(arguments)
+    try:
+        planned = plan(options.stage, parse_overrides(options.pairs))
+        set_environment(planned.parameters)
+        for number in (signal.SIGINT, signal.SIGTERM):  # explicitly: a parent may have had them ignored
+            signal.signal(number, _raise_interrupt)
+        seconds = run(planned)
+    except KeyboardInterrupt:
+        print(f"\nstage {options.stage} interrupted; what it had saved is in {SCRATCH / options.stage}/. "
+              f"The same command goes on from there: {planned.command}", file=sys.stderr)  # fmt: skip
+        return INTERRUPTED
+    except ModuleNotFoundError as error:
+        print(
+            f"{error}: this is {sys.executable}; activate the environment (. .venv/bin/activate) or use make",
+            file=sys.stderr,
+        )
+        return 1
+    except (ParamsError, ValueError, StageError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{planned.results}: done in {seconds:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
