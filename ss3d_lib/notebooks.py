@@ -30,15 +30,18 @@ class NotebookError(ValueError):
 
 
 def notebook_path(stage: str, folder: Path = NOTEBOOKS) -> Path:
-    """notebooks/NN_<stage>.py.
+    """notebooks/NN_<stage>.py, or NN_<stage>_<subtitle>.py, such as 03_stage1_intrinsics.py for stage1.
 
     Raises:
-        NotebookError: when none or several match, with the stages that there are.
+        NotebookError: when none or several match, with the notebooks that there are.
     """
-    found = [path for path in sorted(folder.glob("[0-9][0-9]_*.py")) if path.stem[3:] == stage]
+    notebooks = sorted(folder.glob("[0-9][0-9]_*.py"))
+    found = [path for path in notebooks if path.stem[3:] == stage] or [
+        path for path in notebooks if path.stem[3:].startswith(f"{stage}_")
+    ]
     if len(found) != 1:
-        stages = ", ".join(path.stem[3:] for path in sorted(folder.glob("[0-9][0-9]_*.py"))) or "none"
-        raise NotebookError(f"{folder}/NN_{stage}.py: {len(found)} files match, one is wanted; stages here: {stages}")
+        names = ", ".join(path.name for path in notebooks) or "none"
+        raise NotebookError(f"{folder}/NN_{stage}.py: {len(found)} files match, one is wanted; notebooks here: {names}")
     return found[0]
 
 

@@ -1,0 +1,41 @@
+# Every target installs what it needs first: Python 3.11+ and make are enough. `make help` lists them.
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONNOUSERSITE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install data repro test smoke lab lint twins deps lock
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1 \t/p' $(MAKEFILE_LIST) | expand -t 10
+
+install:  ## make .venv from requirements.lock (nothing to do when it is up to date)
+	@$(PYTHON) install.py
+
+data: install  ## fetch the embedded corpus from the DVC store in this repository
+	@python -m ss3d_lib.store
+
+repro: data  ## run every stage that is out of date: results/, checkpoints, tables, figures
+	dvc repro
+
+test: data  ## all tests, the smoke run included
+	python -m pytest
+
+smoke: data  ## the whole pipeline with tiny values, in a temporary copy
+	python -m pytest tests/test_smoke.py -s
+
+lab: install  ## open the notebooks in JupyterLab; kernels start in the repository root
+	jupyter lab --config=.jupyter/jupyter_server_config.py --LabApp.default_url=/lab/tree/notebooks
+
+lint: install  ## style, notebook twins, declared dependencies
+	ruff check . && python -m ss3d_lib.notebooks --check && python -m ss3d_lib.graph --check
+
+twins: install  ## write notebooks/*.ipynb from their .py
+	python -m ss3d_lib.notebooks
+
+deps: install  ## write the modules that each notebook imports into dvc.yaml
+	python -m ss3d_lib.graph
+
+lock: install  ## resolve pyproject.toml anew into requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	  --extra dev --extra baselines pyproject.toml --output-file requirements.lock

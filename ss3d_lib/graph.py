@@ -1,0 +1,120 @@
+"""The stage graph and the code behind it: which modules of ours a notebook runs, and what dvc.yaml declares.
+
+`python -m ss3d_lib.graph` writes every notebook's modules into its stage's deps; `--check` only compares.
+The runner itself is no dependency: a new message in it must not retrain everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from ss3d_lib.files import atomic_write
+from ss3d_lib.notebooks import notebook_path
+
+PACKAGE = "ss3d_lib"
+PIPELINE = Path("dvc.yaml")
+
+
+def imported_names(path: Path, root: Path = Path()) -> set[str]:
+    """Dotted names of what a file (relative to `root`) imports, also inside functions, relative imports resolved."""
+    names: set[str] = set()
+    package = ".".join(path.with_suffix("").parts[:-1])
+    for node in ast.walk(ast.parse((root / path).read_text(encoding="utf-8"), filename=str(path))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def module_files(name: str, root: Path = Path()) -> Iterator[Path]:
+    """The files that importing a dotted name of our package runs: each package's __init__.py, then the module."""
+    parts = name.split(".")
+    if parts[0] != PACKAGE:
+        return
+    for count in range(1, len(parts) + 1):
+        path = Path(*parts[:count])
+        if (root / path).is_dir():
+            yield path / "__init__.py"
+        elif (root / path.with_suffix(".py")).is_file():
+            yield path.with_suffix(".py")
+
+
+def transitive_modules(path: Path, root: Path = Path()) -> set[Path]:
+    """Every file of our package that running `path` (relative to `root`) imports, directly or not.
+
+    Raises:
+        FileNotFoundError: on an import of a package folder without __init__.py.
+    """
+    found: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        current = waiting.pop()
+        if not (root / current).is_file():
+            raise FileNotFoundError(f"{current}, which {path} needs, does not exist: add it or drop the import")
+        for name in imported_names(current, root):
+            new = set(module_files(name, root)) - found
+            found |= new
+            waiting += new
+    return found - {path}
+
+
+def with_modules(deps: list[str], modules: set[Path]) -> list[str]:
+    """`deps` with its entries of our package replaced by `modules`, sorted, at the end."""
+    others = [dep for dep in deps if not dep.startswith(f"{PACKAGE}/")]
+    return others + sorted(module.as_posix() for module in modules)
+
+
+def update_deps(check: bool = False) -> dict[str, list[str]]:
+    """{stage: lines "+ file" and "- file"} where dvc.yaml differs from the imports; without `check`, mends it."""
+    yaml = YAML()
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.width = 4096
+    pipeline = yaml.load(PIPELINE.read_text(encoding="utf-8"))
+    changes: dict[str, list[str]] = {}
+    for stage, definition in pipeline["stages"].items():
+        deps = definition["do"]["deps"] if "do" in definition else definition["deps"]
+        wanted = with_modules(deps, transitive_modules(notebook_path(stage)))
+        if list(deps) != wanted:
+            changes[stage] = [f"+ {dep}" for dep in wanted if dep not in deps]
+            changes[stage] += [f"- {dep}" for dep in deps if dep not in wanted] or ["(sorted)"]
+            _replace(deps, wanted)
+    if changes and not check:
+        text = io.StringIO()
+        yaml.dump(pipeline, text)
+        with atomic_write(PIPELINE) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8")
+    return changes
+
+
+def _replace(deps, wanted: list[str]) -> None:
+    """In place, from the first entry of ours on, so that comments at the other entries stay."""
+    kept = sum(not dep.startswith(f"{PACKAGE}/") for dep in deps)
+    if [dep for dep in deps[:kept]] == wanted[:kept]:
+        del deps[kept:]
+        deps.extend(wanted[kept:])
+    else:
+        deps[:] = wanted
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ss3d_lib.graph", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only report what differs (exit 1)")
+    check = parser.parse_args(arguments).check
+    changes = update_deps(check)
+    for stage, lines in changes.items():
+        print(f"{PIPELINE}, stage {stage}: {'run make deps' if check else 'mended'}", *lines, sep="\n  ")
+    return int(check and bool(changes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
