@@ -1,0 +1,116 @@
+"""Focal length and ego-motion of a clip from its matches: a geometric layer with a small learnt head.
+
+Regressing a focal length from features does not generalise on a small corpus (notebook 03); measuring it
+does. Every candidate focal length gets the epipolar residual of the clip's pairs (ss3d_lib.twoview); the
+head turns that curve into a distribution, learning how sharp and how biased such curves are.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from jaxtyping import Float
+from torch import Tensor
+
+from ss3d_lib.geometry import image_centre, pixel_grid
+from ss3d_lib.models.matching import Matches
+from ss3d_lib.twoview import NUM_FOCALS, focal_candidates, residual_curves
+
+MATCH_STEP = 8  # one match every so many pixels: 540 a pair at the working size
+
+
+@dataclass(frozen=True)
+class FocalBelief:
+    """Distribution of the clip's focal length over log-spaced candidates."""
+
+    candidates_px: Float[Tensor, "C"]
+    log_probability: Float[Tensor, "B C"]
+
+    @property
+    def mean_px(self) -> Float[Tensor, "B"]:
+        """Mean in log space: between the candidates, and the least squared relative error."""
+        return (self.log_probability.exp() * self.candidates_px.log()).sum(-1).exp()
+
+    def quantile_px(self, share: float) -> Float[Tensor, "B"]:
+        """Focal length below which this share of the probability lies (log-linear between candidates)."""
+        cumulative = self.log_probability.exp().cumsum(-1)
+        before = cumulative - self.log_probability.exp()
+        index = (cumulative >= share - 1e-6).float().argmax(-1, keepdim=True)
+        low, mass = before.gather(-1, index), self.log_probability.exp().gather(-1, index)
+        fraction = ((share - low) / mass.clamp(min=1e-9)).clamp(0, 1)[..., 0] - 0.5
+        step = (self.candidates_px[1] / self.candidates_px[0]).log()
+        return self.candidates_px[index[..., 0]] * (fraction * step).exp()
+
+    def interval_px(self, coverage: float = 0.8) -> Float[Tensor, "B 2"]:
+        """Central interval that holds this share of the probability."""
+        tail = (1 - coverage) / 2
+        return torch.stack([self.quantile_px(tail), self.quantile_px(1 - tail)], dim=-1)
+
+    @property
+    def entropy(self) -> Float[Tensor, "B"]:
+        """Entropy over its greatest value: 0 is certain, 1 knows nothing."""
+        return -(self.log_probability.exp() * self.log_probability).sum(-1) / torch.tensor(float(NUM_FOCALS)).log()
+
+
+def pick_matches(matches: Matches) -> tuple[Tensor, Tensor, Tensor]:
+    """A regular grid of matches: centred pixels p, their positions q, and weights 1 / (1 + (2 sigma)^2)."""
+    height, width = matches.flow.shape[1:3]
+    half = MATCH_STEP // 2
+    grid = pixel_grid(height, width, matches.flow.device)[half::MATCH_STEP, half::MATCH_STEP]
+    p = (grid - image_centre(height, width, matches.flow.device)).reshape(1, -1, 2).expand(len(matches.flow), -1, -1)
+    flow = matches.flow[:, half::MATCH_STEP, half::MATCH_STEP].reshape(len(p), -1, 2)
+    return p, p + flow, match_weight(matches)[:, half::MATCH_STEP, half::MATCH_STEP].reshape(len(p), -1)
+
+
+def match_weight(matches: Matches) -> Float[Tensor, "P H W"]:
+    """Weight in [0, 1] of every match in the geometry: valid, and its standard error small against 0.5 px."""
+    return matches.valid / (1 + (2 * matches.sigma_px) ** 2)
+
+
+class FocalHead(nn.Module):
+    """From the residual curves of a clip to the distribution of its focal length."""
+
+    def __init__(self, hidden: int = 64):
+        super().__init__()
+        self.log_prior = nn.Parameter(torch.zeros(NUM_FOCALS))  # learnt: how common each field of view is
+        self.log_sharpness = nn.Parameter(torch.tensor(6.0))
+        self.correct = nn.Sequential(
+            nn.Linear(NUM_FOCALS + 3, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, NUM_FOCALS + 1)
+        )
+        nn.init.zeros_(self.correct[-1].weight)
+        nn.init.zeros_(self.correct[-1].bias)
+        self.register_buffer("log_temperature", torch.tensor(0.0))  # set on the validation split
+
+    def forward(self, curve: Float[Tensor, "B C"], summary: Float[Tensor, "B 3"], candidates_px: Float[Tensor, "C"]) -> FocalBelief:
+        """Belief of each clip.
+
+        Args:
+            curve: mean robust residual of the clip's pairs at each candidate.
+            summary: what `summarise` says of the clip.
+        """
+        rise = curve - curve.amin(1, keepdim=True)
+        correction = self.correct(torch.cat([(rise * 50).clamp(max=3), summary], dim=1))
+        sharpness = (self.log_sharpness + correction[:, -1:]).exp()
+        logits = (self.log_prior + correction[:, :-1].tanh() * 2 - sharpness * rise) / self.log_temperature.exp()
+        return FocalBelief(candidates_px, logits.log_softmax(-1))
+
+
+def clip_curves(matches: Matches, clips: int) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B 3"], Float[Tensor, "C"]]:
+    """Residual curve and summary of each clip, pooled over its pairs (forward direction only).
+
+    Args:
+        matches: pairs clip by clip, first all forward ones, then their reverses.
+    """
+    half = len(matches.flow) // 2
+    forward = Matches(matches.flow[:half], matches.sigma_px[:half], matches.valid[:half])
+    p, q, weight = pick_matches(forward)
+    candidates_px = focal_candidates(max(matches.flow.shape[1:3]), matches.flow.device)
+    curves, _ = residual_curves(p, q, weight, candidates_px)
+    return curves.view(clips, -1, NUM_FOCALS).mean(1), summarise(curves, q - p, weight, clips), candidates_px
+
+
+def summarise(curves: Tensor, flow: Tensor, weight: Tensor, clips: int) -> Float[Tensor, "B 3"]:
+    """Best residual, share of usable matches and log of the mean flow of each clip."""
+    per_clip = lambda value: value.view(clips, -1).mean(1)  # noqa: E731
+    length = (flow.norm(dim=-1) * weight).sum(1) / weight.sum(1).clamp(min=1e-3)
+    return torch.stack([per_clip(curves.amin(1)), per_clip(weight.mean(1)), per_clip((length + 0.1).log()) / 3], dim=1)

@@ -1,0 +1,63 @@
+"""Depth of one frame from its pixels and from what the clip's motion triangulates.
+
+A timm encoder reads the image together with the maps of ss3d_lib.models.triangulation; where those are
+empty (static clips, untextured walls) it falls back on what the image alone suggests, for training drops
+them at random. The output is log inverse depth with zero mean: no scale can collapse (notebook 04).
+"""
+
+import timm
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+MEAN, STD = 0.45, 0.225  # of natural images, as in the ImageNet recipes
+EVIDENCE_CHANNELS = 3
+LOG_LIMIT = 4.0  # log inverse depth stays within e^4 = 55x of its mean
+DECODER_WIDTHS = {32: 128, 16: 96, 8: 64, 4: 64, 2: 32}  # channels at each stride
+
+
+def encoder_size(height: int, width: int) -> tuple[int, int]:
+    """Size at which the encoder reads a frame: about 2/3 of it, in multiples of 32 (144x240 -> 96x160)."""
+    return tuple(max(32, round(side * 2 / 3 / 32) * 32) for side in (height, width))
+
+
+class DepthNet(nn.Module):
+    """U-Net over any timm encoder; two output maps: log inverse depth and its log standard error."""
+
+    def __init__(self, encoder: str = "resnet10t"):
+        super().__init__()
+        self.encoder = timm.create_model(encoder, pretrained=False, features_only=True, in_chans=3 + EVIDENCE_CHANNELS)
+        channels, self.strides = self.encoder.feature_info.channels(), self.encoder.feature_info.reduction()
+        self.decoder = nn.ModuleList()
+        below = channels[-1]
+        for skip, stride in list(zip(channels, self.strides))[-2::-1]:
+            width = DECODER_WIDTHS[stride]
+            self.decoder.append(
+                nn.Sequential(nn.Conv2d(below + skip, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ELU())
+            )
+            below = width
+        self.head = nn.Sequential(
+            nn.Conv2d(below + EVIDENCE_CHANNELS, 32, 3, padding=1), nn.ELU(), nn.Conv2d(32, 2, 3, padding=1)
+        )
+        nn.init.normal_(self.head[-1].weight, std=1e-3)
+        nn.init.zeros_(self.head[-1].bias)
+
+    def forward(
+        self, frames: Float[Tensor, "B 3 H W"], evidence: Float[Tensor, "B 3 h w"]
+    ) -> tuple[Float[Tensor, "B a b"], Float[Tensor, "B a b"]]:
+        """Log inverse depth (zero mean) and its log standard error, at the finest stride of the encoder."""
+        size = encoder_size(*frames.shape[-2:])
+        image = F.interpolate((frames - MEAN) / STD, size, mode="bilinear", align_corners=False, antialias=True)
+        known = F.interpolate(evidence, size, mode="bilinear", align_corners=False)
+        x = torch.cat([image, known], dim=1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            features = self.encoder(x)
+            y = features[-1]
+            for layer, skip in zip(self.decoder, features[-2::-1]):
+                y = layer(torch.cat([F.interpolate(y, size=skip.shape[-2:], mode="nearest"), skip], dim=1))
+            known = F.interpolate(evidence, y.shape[-2:], mode="bilinear", align_corners=False)
+            y = self.head(torch.cat([y, known.to(y.dtype)], dim=1)).float()
+        log_inverse = y[:, 0] - y[:, 0].mean((1, 2), keepdim=True)
+        return LOG_LIMIT * torch.tanh(log_inverse / LOG_LIMIT), y[:, 1].clamp(-4, 2)
