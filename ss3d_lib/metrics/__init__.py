@@ -9,7 +9,7 @@ from ss3d_lib.metrics.bootstrap import bootstrap_interval, split_blocks
 from ss3d_lib.metrics.camera import focal_errors, horizontal_fov_deg, interval_covers
 from ss3d_lib.metrics.cloud import backproject, cloud_fscore, depth_consistency
 from ss3d_lib.metrics.confidence import laplace_coverage, sparsification_error
-from ss3d_lib.metrics.depth import ALIGNMENTS, CROPS, align_depth, crop_mask, depth_metrics, video_scale
+from ss3d_lib.metrics.depth import ALIGNMENTS, CROPS, align_depth, crop_mask, depth_metrics, valid_depth, video_scale
 from ss3d_lib.metrics.trajectory import (
     PairErrors,
     Similarity,
@@ -45,5 +45,6 @@ __all__ = [
     "sparsification_error",
     "split_blocks",
     "umeyama",
+    "valid_depth",
     "video_scale",
 ]

@@ -1,0 +1,177 @@
+"""One checkpoint, one protocol: depth, ego-motion and focal length of the same forward passes, on any set.
+
+    python -m ss3d_lib.evaluate --checkpoint FILE --sequences FOLDER --out FILE.json
+
+The protocol (notebook 07 draws it):
+- The frame stride of a clip comes from its own optical flow, never from truth; the model sees frames[::stride].
+- Depth: per image, pixels with a measurement below 80 m, mean over pixels, then mean over images. `absrel_median`
+  scales each image by the ratio of medians, `absrel_video` a whole clip, `absrel_affine` fits disparity.
+- Ego-motion: consecutive frames of the strided clip. `rot_deg` over all pairs, `dir_deg` over the pairs whose true
+  baseline is at least a fifth of the clip's median (else there is no direction to speak of); `dir_axis_deg` forgives
+  the sign. `ate_sim3` is the RMS distance after Sim(3) alignment as a share of the path's length. Medians.
+- Focal length: one per clip; `focal_relerr` is a median, `focal_covered` the share of clips whose 80 % interval
+  holds the truth.
+- Every headline figure has an interval, `_low` and `_high`: 95 %, by drawing clips (or, in a set of one sequence,
+  blocks of 20 frames) with replacement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ss3d_lib import metrics
+from ss3d_lib.datasets import DatasetError, EvalClip, iterate_sequences
+from ss3d_lib.files import write_json
+from ss3d_lib.progress import progress
+from ss3d_lib.protocol import ClipResult, Predictor, choose_stride, evaluate_clip
+
+HEADLINE = ("absrel_median", "d1_median", "focal_relerr", "rot_deg", "dir_deg", "ate_sim3")
+"""The columns of the tables; each has `_low` and `_high` beside it."""
+
+MEAN_PREFIXES = ("absrel", "sqrel", "rmse", "log10", "d1_", "d2_", "d3_", "fscore", "focal_covered", "depth_")
+"""What is averaged over images (or clips); everything else is a median over pairs or clips."""
+
+BLIND_KINDS = ("static", "slideshow", "planar", "dynamic_subject")
+"""Kinds of shot in which no focal length can be observed."""
+
+
+def evaluate_set(
+    clips: Iterable[EvalClip],
+    predict: Predictor,
+    stride_of: Callable[[EvalClip], int] = choose_stride,
+    total: int | None = None,
+    label: str = "evaluating",
+) -> list[ClipResult]:
+    """Every clip of a set with one predictor."""
+    return [evaluate_clip(clip, predict, stride_of(clip)) for clip in progress(clips, total, label)]
+
+
+def reduce_values(key: str, values: np.ndarray) -> float:
+    """Mean or median of the finite values, by MEAN_PREFIXES; nan without any."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return float("nan")
+    return float(np.mean(values) if key.startswith(MEAN_PREFIXES) else np.median(values))
+
+
+def pool(results: Sequence[ClipResult]) -> dict[str, float]:
+    """One figure per metric over all images, pairs or clips of `results`; and how many clips there are."""
+    keys = sorted({key for result in results for key in result.values})
+    pooled = {
+        key: reduce_values(key, np.concatenate([result.values[key] for result in results if key in result.values]))
+        for key in keys
+    }
+    return pooled | {"clips": len(results), "stride": float(np.median([result.stride for result in results] or [1]))}
+
+
+def intervals(results: Sequence[ClipResult], keys: Iterable[str] = HEADLINE, draws: int = 500) -> dict[str, float]:
+    """KEY_low and KEY_high of the headline metrics. A key with one value only (focal of one clip) has none."""
+    bounds = {}
+    for key in keys:
+        groups = [result.values[key] for result in results if key in result.values]
+        if len(groups) == 1:
+            groups = metrics.split_blocks(groups[0])
+        low, high = metrics.bootstrap_interval(groups, lambda drawn, key=key: reduce_values(key, drawn), draws=draws)
+        if np.isfinite(low):
+            bounds |= {f"{key}_low": low, f"{key}_high": high}
+    return bounds
+
+
+def set_metrics(results: Sequence[ClipResult]) -> dict[str, Any]:
+    """The figures of a set: multi-view shots at the top, then `domain_NAME` of those, and every other `kind_NAME`.
+
+    `focal_width_ratio`: how many times wider the focal interval is on shots in which it cannot be observed.
+    """
+    main = [result for result in results if result.kind == "multi_view"]
+    summary: dict[str, Any] = pool(main) | intervals(main)
+    domains = sorted({result.domain for result in main})
+    if len(domains) > 1:
+        for domain in domains:
+            chosen = [result for result in main if result.domain == domain]
+            summary[f"domain_{domain}"] = headline(pool(chosen))
+    for kind in sorted({result.kind for result in results} - {"multi_view"}):
+        chosen = [result for result in results if result.kind == kind]
+        summary[f"kind_{kind}"] = headline(pool(chosen), (*HEADLINE, "focal_log_width", "trust"))
+    blind = pool([result for result in results if result.kind in BLIND_KINDS]).get("focal_log_width")
+    if blind is not None and "focal_log_width" in summary:
+        summary["focal_width_ratio"] = blind / max(summary["focal_log_width"], 1e-9)
+    return summary
+
+
+def headline(pooled: dict[str, float], keys: Sequence[str] = HEADLINE) -> dict[str, float]:
+    """The named figures that are there, and the number of clips."""
+    return {key: pooled[key] for key in (*keys, "clips") if key in pooled}
+
+
+def clip_rows(results: Sequence[ClipResult]) -> list[dict[str, Any]]:
+    """One flat row per clip, for a table: name, domain, kind, stride and every metric reduced over the clip."""
+    return [
+        {"clip": result.name, "domain": result.domain, "kind": result.kind, "stride": result.stride}
+        | {key: reduce_values(key, values) for key, values in sorted(result.values.items())}
+        for result in results
+    ]
+
+
+def file_sha256(path: str | Path) -> str:
+    """Identity of a checkpoint: tables refuse rows whose sets were measured with different files."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def checkpoint_predictor(path: str | Path) -> Predictor:
+    """The predictor of one checkpoint file: depth, ego-motion and focal length all come from it."""
+    from ss3d_lib.checkpoints import load_model
+    from ss3d_lib.predict import predict_frames
+
+    model = load_model(path)
+    return lambda frames: predict_frames(model, frames)
+
+
+def format_line(name: str, figures: dict[str, Any]) -> str:
+    """One line of the printed table."""
+    cells = [f"{figures[key]:10.3f}" if key in figures else f"{'-':>10}" for key in HEADLINE]
+    return f"{name:24s}" + " ".join(cells)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ss3d_lib.evaluate", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--checkpoint", required=True, type=Path, help="a .safetensors file written by a stage")
+    parser.add_argument("--sequences", required=True, type=Path, help="folder of NAME/rgb/*.jpg, intrinsics.txt, ...")
+    parser.add_argument("--out", required=True, type=Path, help="JSON: {NAME: {metric: value}}")
+    parser.add_argument("--stride", type=int, default=0, help="frame stride; 0 (default) chooses it per sequence")
+    parser.add_argument("--max-frames", type=int, default=0, help="only the first frames of each sequence; 0 = all")
+    options = parser.parse_args(arguments)
+    try:
+        if not options.checkpoint.is_file():
+            raise FileNotFoundError(f"{options.checkpoint}: no such checkpoint; run `dvc repro distill` or `dvc pull`")
+        predict = checkpoint_predictor(options.checkpoint)
+        sets = evaluate_sequences(options.sequences, predict, options.stride, options.max_frames)
+    except (DatasetError, FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    write_json(options.out, sets)
+    print(f"{'':24s}" + " ".join(f"{key[:10]:>10}" for key in HEADLINE))
+    for name, figures in sets.items():
+        print(format_line(name, figures))
+    return 0
+
+
+def evaluate_sequences(
+    folder: str | Path, predict: Predictor, stride: int = 0, max_frames: int = 0
+) -> dict[str, dict[str, Any]]:
+    """{sequence: metrics} for every sequence of a folder; stride 0 is chosen per sequence, max_frames 0 takes all."""
+    sets = {}
+    for clip in iterate_sequences(folder):
+        clip = clip.head(max_frames) if max_frames else clip
+        sets[clip.name] = set_metrics([evaluate_clip(clip, predict, stride or choose_stride(clip))])
+    return sets
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""What one prediction of one clip is worth: every error of depth, ego-motion and focal length.
+
+A predictor is one function from frames to a prediction, so that the three outputs cannot come from different
+checkpoints. `ss3d_lib.evaluate` pools what this module measures; notebook 07 draws it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ss3d_lib import metrics
+from ss3d_lib.datasets import EvalClip
+
+MAX_DEPTH_M = 80.0
+MIN_PIXELS = 64
+"""An image with fewer measured pixels than this says nothing about a depth map."""
+
+
+class Prediction(Protocol):
+    """What is judged: `ss3d_lib.predict.VideoPrediction`, or a trivial baseline. None = makes no such claim."""
+
+    depth_m: np.ndarray | None  # (T, H, W) z-depth
+    log_depth_std: np.ndarray | None  # (T, H, W)
+    world_from_cam: np.ndarray | None  # (T, 4, 4)
+    focal_px: float | None
+    focal_interval_px: np.ndarray | None  # (2,) 80 %
+    trust: float | None
+
+
+Predictor = Callable[[np.ndarray], Prediction]
+"""frames (T, H, W, 3) uint8 RGB -> Prediction: the one thing that is evaluated, so that nothing can be mixed."""
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """Every error of one clip: 1-D arrays, one value per image, per pair or (length 1) per clip."""
+
+    name: str
+    domain: str
+    kind: str
+    stride: int
+    values: dict[str, np.ndarray]
+
+
+def choose_stride(clip: EvalClip) -> int:
+    """The label-free frame stride of a clip, at least three frames kept."""
+    from ss3d_lib.signal import best_stride
+    from ss3d_lib.video import to_working
+
+    stride = best_stride(to_working(clip.frames)[0])
+    return max(1, min(int(stride), (len(clip.frames) - 1) // 2))
+
+
+def evaluate_clip(clip: EvalClip, predict: Predictor, stride: int = 1) -> ClipResult:
+    """Predict every stride-th frame and measure all that the clip has truth for and the prediction claims."""
+    clip = clip.strided(stride)
+    prediction = predict(clip.frames)
+    values: dict[str, np.ndarray] = {}
+    if clip.depth_m is not None and prediction.depth_m is not None:
+        values |= depth_values(clip, prediction)
+    if clip.poses_c2w is not None and np.isfinite(clip.focal_px) and prediction.world_from_cam is not None:
+        values |= motion_values(clip.poses_c2w, prediction.world_from_cam)
+    if prediction.focal_px is not None:
+        values |= focal_values(clip, prediction)
+    if prediction.depth_m is not None and prediction.world_from_cam is not None and prediction.focal_px is not None:
+        values["depth_consistency"] = consistency_values(prediction)
+    if prediction.trust is not None:
+        values["trust"] = np.array([prediction.trust])
+    return ClipResult(clip.name, clip.domain, clip.kind, stride, {key: np.atleast_1d(v) for key, v in values.items()})
+
+
+def depth_values(clip: EvalClip, prediction: Prediction) -> dict[str, np.ndarray]:
+    """Errors per image (K',) under every alignment; uncertainty per image where it is given."""
+    step = clip.depth_stride
+    predicted = prediction.depth_m[clip.depth_frames][:, ::step, ::step].astype(np.float64)
+    true_m = clip.depth_m
+    scale = metrics.video_scale(predicted, true_m, MAX_DEPTH_M)
+    rows = []
+    for index in range(len(true_m)):
+        measured = (true_m[index] > 0) & (true_m[index] < MAX_DEPTH_M)
+        if measured.sum() < MIN_PIXELS:
+            continue
+        row: dict[str, float] = {}
+        for alignment in metrics.ALIGNMENTS:
+            row |= metrics.depth_metrics(predicted[index], true_m[index], alignment, MAX_DEPTH_M, scale=scale)
+        if prediction.log_depth_std is not None:
+            std = prediction.log_depth_std[clip.depth_frames[index], ::step, ::step][measured]
+            row |= confidence_of(predicted[index][measured], true_m[index][measured], std)
+        rows.append(row)
+    if not rows:
+        return {}
+    columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+    return columns | {"fscore": np.array([middle_fscore(clip, predicted)])}
+
+
+def confidence_of(predicted: np.ndarray, true_m: np.ndarray, std: np.ndarray) -> dict[str, float]:
+    """depth_ause and depth_covered (promise: 0.8) of one image's pixels (P,), after median scaling."""
+    error = np.log(predicted / true_m)
+    error -= np.median(error)
+    return {
+        "depth_ause": metrics.sparsification_error(np.abs(error), std),
+        "depth_covered": metrics.laplace_coverage(error, std, 0.8),
+    }
+
+
+def middle_fscore(clip: EvalClip, predicted: np.ndarray) -> float:
+    """F-score of the middle depth map's cloud after median scaling, at 5 % of the median depth; true intrinsics."""
+    index = len(predicted) // 2
+    true_m = clip.depth_m[index].astype(np.float64)
+    measured = (true_m > 0) & (true_m < MAX_DEPTH_M)
+    intrinsics = clip.intrinsics[clip.depth_frames[index]].copy()
+    if measured.sum() < MIN_PIXELS or not np.isfinite(intrinsics).all():
+        return float("nan")
+    intrinsics[:2] /= clip.depth_stride
+    aligned = predicted[index] * np.median(true_m[measured]) / np.median(predicted[index][measured])
+    clouds = [metrics.backproject(depth, intrinsics)[measured] for depth in (aligned, true_m)]
+    return metrics.cloud_fscore(*clouds, threshold_m=0.05 * float(np.median(true_m[measured])))
+
+
+def motion_values(true_c2w: np.ndarray, predicted_c2w: np.ndarray) -> dict[str, np.ndarray]:
+    """Errors per pair (P,) and per clip (1,) of a camera-to-world trajectory (T, 4, 4)."""
+    true, predicted = metrics.relative_poses(true_c2w), metrics.relative_poses(predicted_c2w)
+    pairs = metrics.pair_errors(predicted, true)
+    values = {"rot_deg": pairs.rotation_deg}
+    path_m = metrics.path_length_m(true_c2w)
+    if path_m < 1e-3:  # a camera that stands has neither a direction nor a trajectory
+        return values
+    direction_deg = pairs.direction_deg[pairs.moving()]
+    values |= {"dir_deg": direction_deg, "dir_axis_deg": np.minimum(direction_deg, 180 - direction_deg)}
+    alignment = metrics.umeyama(predicted_c2w[:, :3, 3], true_c2w[:, :3, 3])
+    scaled = predicted_c2w.astype(np.float64)
+    scaled[:, :3, 3] *= alignment.scale
+    values["rpe_sim3_m"] = metrics.relative_pose_errors(scaled, true_c2w)[0]
+    for group in ("sim3", "se3"):
+        error_m = metrics.absolute_trajectory_error_m(predicted_c2w, true_c2w, group)
+        values |= {f"ate_{group}": np.array([error_m / path_m]), f"ate_{group}_m": np.array([error_m])}
+    return values
+
+
+def focal_values(clip: EvalClip, prediction: Prediction) -> dict[str, np.ndarray]:
+    """Focal errors (1,), and the width of the interval as a log ratio, which needs no truth."""
+    values: dict[str, Any] = {}
+    interval = prediction.focal_interval_px
+    if interval is not None:
+        values["focal_log_width"] = np.log(interval[1] / interval[0])
+    true_px = clip.focal_px
+    if np.isfinite(true_px):
+        values |= metrics.focal_errors(float(prediction.focal_px), true_px, clip.frames.shape[2])
+        if interval is not None:
+            values["focal_covered"] = float(metrics.interval_covers(interval, true_px))
+    return {key: np.array([value], dtype=np.float64) for key, value in values.items()}
+
+
+def consistency_values(prediction: Prediction) -> np.ndarray:
+    """Disagreement (P,) of neighbouring depth maps through the predicted camera, on a grid of about 40 x 40."""
+    height, width = prediction.depth_m.shape[1:]
+    step = max(1, min(height, width) // 40)
+    focal_px = float(prediction.focal_px) / step
+    depth = prediction.depth_m[:, ::step, ::step].astype(np.float64)
+    centre = ((width - 1) / 2 / step, (height - 1) / 2 / step)
+    intrinsics = np.array([[focal_px, 0, centre[0]], [0, focal_px, centre[1]], [0, 0, 1]])
+    poses = metrics.relative_poses(prediction.world_from_cam)
+    pairs = zip(depth[:-1], depth[1:], poses, strict=True)
+    return np.array([metrics.depth_consistency(src, tgt, intrinsics, pose) for src, tgt, pose in pairs])

@@ -1,0 +1,188 @@
+"""From what the stages wrote to one summary, its tables, and the results block of README.md.
+
+    python -m ss3d_lib.report        rewrites the block of README.md from results/compare/summary.json
+
+`results/compare/summary.json` is {row: {set: {metric: value}}} and "timings": {stage: seconds}: the one place that
+tables, README and figures read. No number in a text is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ss3d_lib.files import atomic_write, read_json
+
+SUMMARY = Path("results/compare/summary.json")
+START, END = "<!-- results: made by `python -m ss3d_lib.report` -->", "<!-- results: end -->"
+
+COLUMNS = {
+    "absrel_median": ("AbsRel", 1, 3),
+    "d1_median": ("d1", 1, 3),
+    "focal_relerr": ("focal error", 1, 3),
+    "rot_deg": ("rotation, deg", 1, 2),
+    "dir_deg": ("direction, deg", 1, 1),
+    "ate_sim3": ("ATE, % of path", 100, 1),
+}
+"""metric -> (heading, factor, decimals)."""
+
+ROWS = (
+    "mean_disparity", "constant_depth", "constant_focal", "identity_motion", "constant_motion", "constant_direction",
+    "pycolmap", "monodepth2", "supervised_ceiling", "stage2", "student", "released",
+)  # fmt: skip
+"""The order of known rows, from knowing nothing to what we ship; others follow by name."""
+
+SETS = ("embedded_test", "embedded_val", "hololens_office", "redkitchen", "kitti_drive")
+"""The order of known sets; the domains of the embedded split (`embedded_test_street`) come last."""
+
+
+class ReportError(Exception):
+    """Results that cannot stand in one table; the message names the files."""
+
+
+def build_summary(results: str | Path = "results") -> dict[str, Any]:
+    """{row: {set: {metric: value}}, "timings": {stage: seconds}} of everything below `results`.
+
+    Reads evaluate/ROW-SET/{metrics,source}.json and baselines/metrics.json ({"ROW-SET": figures}). Sets that are
+    not on this machine (figures without clips) are left out. Raises ReportError where the sets of one row were
+    measured with different checkpoints.
+    """
+    results = Path(results)
+    summary: dict[str, Any] = {}
+    checkpoints: dict[str, dict[str, str]] = {}
+    for path in sorted((results / "evaluate").glob("*-*/metrics.json")):
+        row, _, name = path.parent.name.partition("-")
+        figures = read_json(path)
+        if figures.get("clips"):
+            checkpoints.setdefault(row, {})[name] = read_json(path.parent / "source.json")["sha256"]
+            add_figures(summary, row, name, figures)
+    for row, by_set in checkpoints.items():
+        if len(set(by_set.values())) > 1:
+            raise ReportError(f"row {row!r} mixes checkpoints between {sorted(by_set)}: run `dvc repro evaluate` again")
+    baselines = results / "baselines" / "metrics.json"
+    for key, figures in (read_json(baselines) if baselines.exists() else {}).items():
+        row, _, name = key.partition("-")
+        if isinstance(figures, dict) and figures.get("clips"):
+            add_figures(summary, row, name, figures)
+    return {row: summary[row] for row in ordered(summary, ROWS)} | {"timings": stage_timings(results)}
+
+
+def add_figures(summary: dict[str, Any], row: str, name: str, figures: dict[str, Any]) -> None:
+    """File the flat figures under row and set, and each `domain_X` block as the set NAME_X."""
+    sets = summary.setdefault(row, {})
+    sets[name] = {key: value for key, value in figures.items() if not isinstance(value, dict) and value is not None}
+    for key, block in figures.items():
+        if key.startswith("domain_"):
+            sets[f"{name}_{key.removeprefix('domain_')}"] = block
+
+
+def stage_timings(results: Path) -> dict[str, float]:
+    """{stage: seconds}; the cells of a matrix stage are added up."""
+    timings: dict[str, float] = {}
+    for path in sorted(results.glob("*/timing.json")) + sorted(results.glob("*/*/timing.json")):
+        stage = path.relative_to(results).parts[0]
+        timings[stage] = round(timings.get(stage, 0.0) + float(read_json(path)["seconds"]), 1)
+    return timings
+
+
+def ordered(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The known names in their order, then the others sorted."""
+    return [name for name in known if name in names] + sorted(set(names) - set(known))
+
+
+def rows_of(summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary without its timings."""
+    return {row: sets for row, sets in summary.items() if row != "timings"}
+
+
+def sets_of(summary: dict[str, Any]) -> list[str]:
+    """Every set that some row has, in order."""
+    return ordered({name for sets in rows_of(summary).values() for name in sets}, SETS)
+
+
+def cell(figures: dict[str, float], key: str, interval: bool = True) -> str:
+    """ "0.123 (0.110 to 0.140)", or an empty cell where the row makes no such claim."""
+    if key not in figures:
+        return ""
+    _, factor, decimals = COLUMNS[key]
+    text = f"{factor * figures[key]:.{decimals}f}"
+    if interval and f"{key}_low" in figures:
+        low, high = (f"{factor * figures[f'{key}_{end}']:.{decimals}f}" for end in ("low", "high"))
+        text += f" ({low} to {high})"
+    return text
+
+
+def set_table(summary: dict[str, Any], name: str, interval: bool = True) -> str:
+    """The markdown table of one set: rows = baselines and checkpoints, columns = COLUMNS that some row has."""
+    rows = {row: sets[name] for row, sets in rows_of(summary).items() if name in sets}
+    keys = [key for key in COLUMNS if any(key in figures for figures in rows.values())]
+    lines = [
+        "| " + " | ".join([name, *(COLUMNS[key][0] for key in keys)]) + " |",
+        "|---" * (len(keys) + 1) + "|",
+    ]
+    for row, figures in rows.items():
+        cells = [cell(figures, key, interval) for key in keys]
+        if any(cells):
+            lines.append("| " + " | ".join([row.replace("_", " "), *cells]) + " |")
+    return "\n".join(lines)
+
+
+def domain_table(summary: dict[str, Any], row: str, name: str = "embedded_test") -> str:
+    """The markdown table of one row: the domains of a split, columns = COLUMNS. Empty where there are none."""
+    sets = {
+        key.removeprefix(f"{name}_"): figures
+        for key, figures in rows_of(summary).get(row, {}).items()
+        if key.startswith(f"{name}_")
+    }
+    if not sets:
+        return ""
+    heading = [f"{row} on {name}", "shots", *(title for title, _, _ in COLUMNS.values())]
+    lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
+    for domain, figures in sorted(sets.items()):
+        cells = [str(int(figures["clips"])), *(cell(figures, key) for key in COLUMNS)]
+        lines.append("| " + " | ".join([domain, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def results_block(summary: dict[str, Any]) -> str:
+    """The text between the README's markers: one table per set, then how long each stage took."""
+    main = [name for name in sets_of(summary) if name in SETS]
+    tables = [set_table(summary, name, interval=name.startswith("embedded")) for name in main]
+    minutes = ", ".join(f"{stage} {seconds / 60:.1f}" for stage, seconds in summary.get("timings", {}).items())
+    legend = (
+        "Medians over pairs and shots, means over images; 95 % intervals over shots in brackets. "
+        "Depth is scaled per image by its median. An empty cell: the row makes no such claim."
+    )
+    return "\n\n".join([*tables, legend, f"Minutes per stage: {minutes}."])
+
+
+def replace_block(text: str, block: str) -> str:
+    """The README's text with a new results block. Raises ReportError where a marker is missing."""
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise ReportError(f"README.md lacks a marker; put these two lines where the results belong:\n{START}\n{END}")
+    return f"{before}{START}\n{block}\n{END}{after}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ss3d_lib.report", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--summary", type=Path, default=SUMMARY)
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    options = parser.parse_args(arguments)
+    try:
+        text = replace_block(options.readme.read_text(encoding="utf-8"), results_block(read_json(options.summary)))
+    except (ReportError, FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    with atomic_write(options.readme) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"{options.readme}: results block made from {options.summary}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,288 @@
+"""The evaluator: an oracle gets zero error, a known mistake gets the known error, checkpoints are never mixed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from test_datasets import write_corpus, write_sequence
+
+from ss3d_lib import baselines, evaluate, protocol, report
+from ss3d_lib.baselines import Guess
+from ss3d_lib.datasets import EvalClip, open_set
+from ss3d_lib.files import read_json, write_json
+
+REAL = Path("../shared/data/sequences")
+
+
+def make_clip(seed: int = 0, frames: int = 9, stride: int = 2, **changes) -> EvalClip:
+    """A clip of 24x36 with a smooth trajectory, a random depth at half resolution, and a camera of 30 px."""
+    random = np.random.default_rng(seed)
+    poses = np.tile(np.eye(4), (frames, 1, 1))
+    turns = np.cumsum(0.03 * random.normal(size=(frames, 3)), axis=0)
+    poses[:, :3, :3] = Rotation.from_rotvec(turns).as_matrix()
+    poses[:, :3, 3] = np.cumsum(0.2 * random.normal(size=(frames, 3)), axis=0)
+    rows, columns = np.mgrid[0:24, 0:36]
+    depth_m = np.stack([5 + 0.1 * rows + 0.05 * columns + index for index in range(frames)]).astype(np.float32)
+    clip = EvalClip(
+        name=f"clip{seed}_s00",
+        frames=random.integers(0, 255, (frames, 24, 36, 3), dtype=np.uint8),
+        intrinsics=np.tile([[30.0, 0, 17.5], [0, 30.0, 11.5], [0, 0, 1]], (frames, 1, 1)),
+        poses_c2w=poses,
+        depth_m=depth_m[:, ::stride, ::stride],
+        depth_frames=np.arange(frames),
+        depth_stride=stride,
+        domain="street",
+    )
+    return replace(clip, **changes)
+
+
+def oracle(clip: EvalClip, stride: int = 1, **changes):
+    """A predictor that answers with the truth of the clip, in another scale and world, but for the given changes."""
+    rows, columns = np.mgrid[0:24, 0:36]
+    depth = np.stack([5 + 0.1 * rows + 0.05 * columns + index for index in range(len(clip.frames))])[::stride]
+    world = np.eye(4)
+    world[:3, :3], world[:3, 3] = Rotation.from_rotvec([0.4, -1.0, 0.2]).as_matrix(), [3, 4, 5]
+    poses = world @ clip.poses_c2w[::stride]
+    poses[:, :3, 3] *= 0.25
+    guess = Guess(
+        depth_m=0.25 * depth,
+        log_depth_std=np.full(depth.shape, 0.1),
+        world_from_cam=poses,
+        focal_px=clip.focal_px,
+        focal_interval_px=np.array([25.0, 36.0]),
+        trust=1.0,
+    )
+    return lambda frames: replace(guess, **changes)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_an_oracle_has_no_error_at_any_stride(stride):
+    clip = make_clip()
+    figures = evaluate.set_metrics([protocol.evaluate_clip(clip, oracle(clip, stride), stride)])
+    zero = ("absrel_median", "absrel_video", "absrel_affine", "focal_relerr", "fov_deg", "ate_sim3", "rpe_sim3_m")
+    for key in zero:
+        assert figures[key] == pytest.approx(0.0, abs=1e-5), key
+    assert figures["rot_deg"] < 1e-5 and figures["dir_deg"] < 1e-4 and figures["d1_median"] == 1.0
+    assert figures["absrel_metric"] == pytest.approx(0.75, abs=1e-5), "the metric error keeps the wrong scale"
+    assert figures["ate_se3"] > 0.01 and figures["fscore"] == pytest.approx(1.0)
+    assert figures["focal_covered"] == 1.0 and figures["stride"] == stride
+
+
+def test_known_mistakes_get_the_known_error():
+    clip = make_clip()
+    truth = oracle(clip)(clip.frames)
+    turned = truth.world_from_cam.copy()
+    step = Rotation.from_euler("y", 2.0, degrees=True).as_matrix()
+    for index in range(1, len(turned)):  # every pair turns 2 degrees too far
+        turned[index, :3, :3] = turned[index, :3, :3] @ np.linalg.matrix_power(step, index)
+    relative = protocol.evaluate_clip(clip, oracle(clip, world_from_cam=turned))
+    assert np.median(relative.values["rot_deg"]) == pytest.approx(2.0, abs=0.3)
+    wrong_focal = protocol.evaluate_clip(clip, oracle(clip, focal_px=33.0))
+    assert wrong_focal.values["focal_relerr"][0] == pytest.approx(0.1)
+    missed = protocol.evaluate_clip(clip, oracle(clip, focal_interval_px=np.array([31.0, 40.0])))
+    assert missed.values["focal_covered"][0] == 0.0
+    half = truth.depth_m.copy()
+    half[:, :, :18] *= 2.0
+    spoilt = protocol.evaluate_clip(clip, oracle(clip, depth_m=half))
+    assert 0.3 < np.mean(spoilt.values["absrel_median"]) < 0.7
+
+
+def transposed_rotations(poses: np.ndarray) -> np.ndarray:
+    poses = poses.copy()
+    poses[:, :3, :3] = np.swapaxes(poses[:, :3, :3], 1, 2)
+    return poses
+
+
+@pytest.mark.parametrize(
+    "mistake, key",
+    [
+        (lambda g: {"world_from_cam": transposed_rotations(g.world_from_cam)}, "rot_deg"),
+        (lambda g: {"world_from_cam": np.linalg.inv(g.world_from_cam)}, "dir_deg"),
+        (lambda g: {"depth_m": np.roll(g.depth_m, 1, axis=0)}, "absrel_video"),
+        (lambda g: {"depth_m": g.depth_m[:, :, ::-1]}, "absrel_median"),
+        (lambda g: {"depth_m": 1 / g.depth_m}, "absrel_median"),
+    ],
+)
+def test_planted_mistakes_are_caught(mistake, key):
+    clip = make_clip(1)
+    good = oracle(clip)(clip.frames)
+    spoilt = protocol.evaluate_clip(clip, lambda frames: replace(good, **mistake(good)))
+    fine = protocol.evaluate_clip(clip, lambda frames: good)
+    assert evaluate.reduce_values(key, spoilt.values[key]) > evaluate.reduce_values(key, fine.values[key]) + 0.005
+
+
+def test_depth_is_read_at_the_pixels_of_the_truth():
+    """A half-resolution truth belongs to the even pixels: an off-by-one sampling must cost something."""
+    clip = make_clip(2)
+    good = oracle(clip)(clip.frames)
+    shifted = np.roll(good.depth_m, 1, axis=2)
+    error = protocol.evaluate_clip(clip, lambda frames: replace(good, depth_m=shifted)).values["absrel_metric"]
+    assert np.ptp(error - protocol.evaluate_clip(clip, lambda frames: good).values["absrel_metric"]) > 0
+
+
+def test_bars_and_unmeasured_pixels_play_no_part():
+    clip = make_clip()
+    depth_m = clip.depth_m.copy()
+    depth_m[:, :3] = 0.0
+    good = oracle(clip)(clip.frames)
+    wild = good.depth_m.copy()
+    wild[:, :6] = 1e5
+    result = protocol.evaluate_clip(replace(clip, depth_m=depth_m), lambda frames: replace(good, depth_m=wild))
+    assert np.max(result.values["absrel_median"]) < 1e-5
+
+
+def test_kinds_and_domains_are_kept_apart():
+    clips = [make_clip(seed) for seed in range(4)]
+    clips[1] = replace(clips[1], domain="forest")
+    clips[3] = replace(clips[3], kind="static", poses_c2w=np.tile(np.eye(4), (9, 1, 1)))
+    results = [protocol.evaluate_clip(clip, oracle(clip)) for clip in clips[:3]]
+    wide = oracle(clips[3], focal_interval_px=np.array([10.0, 90.0]))
+    results.append(protocol.evaluate_clip(clips[3], wide))
+    figures = evaluate.set_metrics(results)
+    assert figures["clips"] == 3 and figures["domain_street"]["clips"] == 2 and figures["kind_static"]["clips"] == 1
+    assert figures["focal_width_ratio"] == pytest.approx(np.log(9) / np.log(36 / 25))
+    assert figures["rot_deg_low"] <= figures["rot_deg"] <= figures["rot_deg_high"]
+    assert "ate_sim3" not in results[3].values, "a standing camera has no trajectory to err from"
+
+
+def test_trivial_baselines_on_a_tiny_corpus(tmp_path):
+    clips = [make_clip(seed) for seed in range(3)]
+    prior = baselines.fit_prior(clips)
+    assert prior.focal_share == pytest.approx(30 / 36)
+    rows = baselines.trivial_baselines(prior)
+    figures = {row: evaluate.set_metrics([protocol.evaluate_clip(c, rows[row]) for c in clips]) for row in rows}
+    assert figures["constant_focal"]["focal_relerr"] == pytest.approx(0.0)
+    assert figures["mean_disparity"]["absrel_median"] < 0.7 * figures["constant_depth"]["absrel_median"]
+    assert figures["identity_motion"]["dir_deg"] == 90.0 and figures["identity_motion"]["rot_deg"] > 0.5
+    assert figures["constant_direction"]["dir_deg"] <= figures["constant_motion"]["dir_deg"] + 10
+    assert "rot_deg" not in figures["mean_disparity"] and "absrel_median" not in figures["identity_motion"]
+    write_corpus(tmp_path)
+    assert baselines.fit_prior(open_set("embedded_test", tmp_path, tmp_path)).inverse_depth.keys() == {"standard"}
+
+
+def test_always_forward_is_right_on_a_forward_drive():
+    clip = make_clip()
+    poses = np.tile(np.eye(4), (9, 1, 1))
+    poses[:, 2, 3] = np.arange(9)
+    forward = lambda frames: Guess(world_from_cam=baselines.straight_line(len(frames), np.array([0.0, 0, -1])))
+    values = protocol.evaluate_clip(replace(clip, poses_c2w=poses), forward).values
+    assert np.max(values["dir_deg"]) < 1e-6 and values["ate_sim3"][0] < 1e-6
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data/sequences is not on this machine")
+def test_trivial_figures_of_real_sequences():
+    """Independent figures: constant depth 0.252 and 0.310, rotation 4.2, 0.38, 0.06, forward axis 40, 69, 1.3."""
+    known = {"hololens_office": (0.252, 4.2, 40), "redkitchen": (0.310, 0.38, 69), "kitti_drive": (None, 0.06, 1.3)}
+    for name, (absrel, rot_deg, axis_deg) in known.items():
+        (clip,) = open_set(name, "data", REAL)
+        guess = lambda frames: Guess(
+            depth_m=np.broadcast_to(1.0, frames.shape[:3]),
+            world_from_cam=baselines.straight_line(len(frames), np.array([0.0, 0, -1])),
+        )
+        values = protocol.motion_values(clip.poses_c2w, guess(clip.frames).world_from_cam)
+        assert np.median(values["rot_deg"]) == pytest.approx(rot_deg, rel=0.02)
+        assert np.median(values["dir_axis_deg"]) == pytest.approx(axis_deg, rel=0.04)
+        if absrel:
+            short = clip.strided(40)
+            assert np.mean(protocol.depth_values(short, guess(short.frames))["absrel_median"]) == pytest.approx(
+                absrel, rel=0.1
+            )
+
+
+# --- the report ---------------------------------------------------------------------------------------------------
+
+
+def write_results(root: Path, sha: str = "a") -> None:
+    for name, checkpoint in (("embedded_test", "a"), ("redkitchen", sha)):
+        folder = root / "evaluate" / f"student-{name}"
+        figures = {
+            "absrel_median": 0.2,
+            "absrel_median_low": 0.1,
+            "absrel_median_high": 0.3,
+            "ate_sim3": 0.05,
+            "clips": 3,
+        }
+        write_json(folder / "metrics.json", figures | {"domain_street": {"absrel_median": 0.25, "clips": 2}})
+        write_json(folder / "source.json", {"sha256": checkpoint})
+        write_json(folder / "timing.json", {"seconds": 2.0})
+    write_json(root / "evaluate/student-kitti_drive/metrics.json", {"clips": 0})
+    write_json(root / "baselines/metrics.json", {"identity_motion-redkitchen": {"rot_deg": 0.4, "clips": 1}})
+    write_json(root / "stage2/timing.json", {"seconds": 60.0})
+
+
+def test_the_summary_has_rows_sets_domains_and_timings(tmp_path):
+    write_results(tmp_path)
+    summary = report.build_summary(tmp_path)
+    assert list(summary) == ["identity_motion", "student", "timings"]
+    assert summary["student"]["embedded_test"]["absrel_median"] == 0.2
+    assert summary["student"]["embedded_test_street"] == {"absrel_median": 0.25, "clips": 2}
+    assert "kitti_drive" not in summary["student"], "a set that is not on the machine is left out"
+    assert summary["timings"] == {"evaluate": 4.0, "stage2": 60.0}
+    assert "| student | 0.200 (0.100 to 0.300) | 5.0 |" in report.set_table(summary, "embedded_test")
+    assert "| street | 2 | 0.250 |" in report.domain_table(summary, "student")
+
+
+def test_mixed_checkpoints_are_refused(tmp_path):
+    write_results(tmp_path, sha="b")
+    with pytest.raises(report.ReportError, match="mixes checkpoints"):
+        report.build_summary(tmp_path)
+
+
+def test_the_readme_block_is_replaced_and_nothing_else(tmp_path):
+    write_results(tmp_path / "results")
+    write_json(tmp_path / "summary.json", report.build_summary(tmp_path / "results"))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.START}\nold\n{report.END}\nafter\n")
+    command = ["--summary", str(tmp_path / "summary.json"), "--readme", str(readme)]
+    assert report.main(command) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text and "0.200" in text
+    assert report.main(command) == 0 and readme.read_text() == text, "a second run changes nothing"
+    readme.write_text("no markers")
+    assert report.main(command) == 1
+
+
+def test_the_readme_agrees_with_the_summary():
+    readme, summary = Path("README.md"), report.SUMMARY
+    if readme.exists() and summary.exists() and report.START in readme.read_text():
+        text = readme.read_text()
+        assert text == report.replace_block(text, report.results_block(read_json(summary))), (
+            "run `python -m ss3d_lib.report`"
+        )
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+def test_evaluate_sequences_writes_the_figures_of_a_folder(tmp_path):
+    write_sequence(tmp_path / "office")
+    guess = lambda frames: Guess(
+        depth_m=np.ones(frames.shape[:3]),
+        world_from_cam=baselines.straight_line(len(frames), np.array([-1.0, 0, 0])),
+        focal_px=22.0,
+    )
+    sets = evaluate.evaluate_sequences(tmp_path, guess, stride=1)
+    assert sets["office"]["focal_relerr"] == pytest.approx(0.1)
+    assert sets["office"]["dir_deg"] == pytest.approx(0.0, abs=1e-6)
+    assert sets["office"]["ate_sim3"] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("missing", ["checkpoint", "sequences"])
+def test_the_command_names_what_is_missing(tmp_path, capsys, missing, monkeypatch):
+    checkpoint = tmp_path / "model.safetensors"
+    if missing != "checkpoint":
+        checkpoint.write_bytes(b"")
+        monkeypatch.setattr(evaluate, "checkpoint_predictor", lambda path: None)
+    command = [
+        "--checkpoint",
+        str(checkpoint),
+        "--sequences",
+        str(tmp_path / "none"),
+        "--out",
+        str(tmp_path / "o.json"),
+    ]
+    assert evaluate.main(command) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ") and ("no such checkpoint" in printed or "no NAME/rgb" in printed)
