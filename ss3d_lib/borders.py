@@ -1,0 +1,101 @@
+"""What of a picture is not the scene: black bars, and logos and captions drawn over it.
+
+All functions take the frames of one shot, (T,H,W,3) uint8 RGB. Boxes are (x0, y0, x1, y1), half-open, in px of the
+frames given. Introduced in notebook 01.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+
+def picture_box(frames: np.ndarray) -> tuple[int, int, int, int]:
+    """The part of the picture (x0, y0, x1, y1) without black bars, and without logos and captions near its edge."""
+    x0, y0, x1, y1 = content_box(frames)
+    left, top, right, bottom = crop_overlays(overlay_mask(frames[:, y0:y1, x0:x1]))
+    return x0 + left, y0 + top, x0 + right, y0 + bottom
+
+
+def content_box(frames: np.ndarray, max_samples: int = 12) -> tuple[int, int, int, int]:
+    """The picture without its black bars: (x0, y0, x1, y1) half-open, in px of `frames` (T,H,W,3).
+
+    A border line belongs to a bar when nearly all of it is black in all frames. A picture that is dark as a whole,
+    or bars that would leave less than a fifth of it, are left alone.
+    """
+    sample = frames[np.linspace(0, len(frames) - 1, min(len(frames), max_samples)).astype(int)]
+    brightest = sample.max(axis=(0, 3))
+    height, width = brightest.shape
+    y0, y1 = _bright_span(np.quantile(brightest, 0.9, axis=1))
+    x0, x1 = _bright_span(np.quantile(brightest[y0:y1], 0.9, axis=0))
+    if (x1 - x0) * (y1 - y0) < 0.2 * height * width or min(x1 - x0, y1 - y0) < 16:
+        return 0, 0, width, height
+    # one line more: the edge of a bar is blurred by scaling and compression
+    edge = lambda low, high, size: (low + (2 if low else 0), high - (2 if high < size else 0))  # noqa: E731
+    (x0, x1), (y0, y1) = edge(x0, x1, width), edge(y0, y1, height)
+    return x0, y0, x1, y1
+
+
+def _bright_span(levels: np.ndarray, black: float = 24.0) -> tuple[int, int]:
+    bright = np.flatnonzero(levels > black)
+    if len(bright) == 0:
+        return 0, len(levels)
+    start, end = int(bright[0]), int(bright[-1]) + 1
+    # a bar is at least 2 % of the side; less is vignetting or noise
+    return (start if start >= 0.02 * len(levels) else 0), (end if end <= 0.98 * len(levels) else len(levels))
+
+
+def overlay_mask(frames: np.ndarray, max_samples: int = 16) -> np.ndarray:
+    """(H,W) bool: drawn over the picture (logo, caption): structure that stays while the rest of the picture moves.
+
+    All False where the shot does not move enough to tell.
+    """
+    sample = frames[np.linspace(0, len(frames) - 1, min(len(frames), max_samples)).astype(int)]
+    luma = sample.astype(np.float32).mean(-1)
+    spread = cv2.blur(luma.std(0), (3, 3))
+    mean = cv2.GaussianBlur(luma.mean(0), (3, 3), 0)
+    slope = np.hypot(cv2.Sobel(mean, cv2.CV_32F, 1, 0), cv2.Sobel(mean, cv2.CV_32F, 0, 1)) / 8
+    height, width = spread.shape
+    if np.median(spread) < 6:
+        return np.zeros((height, width), bool)
+    edges = slope > 6.0
+    fixed = (edges & (spread < 3.0)).astype(np.uint8)
+    if fixed.sum() > 0.3 * edges.sum():  # a fixed camera: everything stays
+        return np.zeros((height, width), bool)
+    near = max(3, round(0.03 * min(height, width))) | 1
+    closed = cv2.morphologyEx(fixed, cv2.MORPH_CLOSE, np.ones((near, near), np.uint8))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(closed)
+    large = [i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] > 0.001 * height * width]
+    return np.isin(labels, large)
+
+
+def crop_overlays(mask: np.ndarray, keep: float = 0.8) -> tuple[int, int, int, int]:
+    """The largest box (x0, y0, x1, y1) that cuts overlays off at one border each, keeping `keep` of the area.
+
+    Borders are cut greedily, best overlay-per-area first; an overlay in the middle of the picture stays.
+    """
+    height, width = mask.shape
+    box = [0, 0, width, height]
+    area = lambda b: (b[2] - b[0]) * (b[3] - b[1])  # noqa: E731
+    while mask[box[1] : box[3], box[0] : box[2]].any():
+        options = [o for o in _cuts_of(mask, box) if area(o) >= keep * height * width]
+        if not options:
+            break
+        gain = lambda o: (_inside(mask, box) - _inside(mask, o)) / (area(box) - area(o))  # noqa: B023, E731
+        box = max(options, key=gain)
+    return tuple(box)
+
+
+def _inside(mask: np.ndarray, box: list[int]) -> int:
+    return int(mask[box[1] : box[3], box[0] : box[2]].sum())
+
+
+def _cuts_of(mask: np.ndarray, box: list[int]) -> list[list[int]]:
+    """The four boxes that cut the nearest overlay off at the left, top, right and bottom."""
+    x0, y0, x1, y1 = box
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask[y0:y1, x0:x1].astype(np.uint8))
+    options = []
+    for left, top, wide, high, _ in stats[1:]:
+        options += [[x0 + left + wide, y0, x1, y1], [x0, y0 + top + high, x1, y1]]
+        options += [[x0, y0, x0 + left, y1], [x0, y0, x1, y0 + top]]
+    return [[int(v) for v in o] for o in options if o[2] - o[0] > 16 and o[3] - o[1] > 16]

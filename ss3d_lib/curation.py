@@ -1,0 +1,277 @@
+"""From a folder of videos to shots of frames: cut, paced, cropped, scaled to the working size, without duplicates.
+
+`curate_video` is the one function that handles a video; `curate_folder` runs it over all videos in spawned
+processes, keeps each finished video on disk, and so goes on where it was stopped. A file that fails becomes a row
+with its reason; it never stops the others. Introduced in notebook 01.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from ss3d_lib import shots, video
+from ss3d_lib.borders import picture_box
+from ss3d_lib.duplicates import DuplicateIndex, frame_hashes
+from ss3d_lib.files import atomic_write, read_json, write_json
+from ss3d_lib.jobs import run_jobs
+
+DECODE_SHORT_SIDE_PX = 288  # twice the working size: enough for any crop, and a long video still fits in memory
+LOOK_AHEAD = 32  # frames at the end of a block that may still belong to a fade
+VERSION = 1  # change it when the shots that come out change: finished work of another version is not reused
+
+
+@dataclass(frozen=True)
+class CurateSettings:
+    """What curation may be told; the reasons stand in the parameters cell of notebook 01."""
+
+    max_fps: float = 30.0
+    min_frames: int = 8
+    max_frames: int = 120
+    duplicate_bits: int = 8
+
+
+@dataclass(frozen=True)
+class ShotRow:
+    """One line of shots.csv: a shot, or a file that failed.
+
+    Frame k of the shot is the video's frame start_frame + k where the video is not faster than max_fps. `crop` is
+    what is left of the picture, x0:y0:x1:y1 in px of the displayed video; to_working is applied to it.
+    """
+
+    shot: str
+    video: str
+    shot_index: int
+    start_s: float
+    end_s: float
+    fps: float
+    frames: int
+    height: int
+    width: int
+    crop: str
+    status: str  # kept | dropped | failed
+    reason: str
+    start_frame: int
+    end_frame: int
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A row, its frames (T,H,W,3) uint8 RGB at the working size (None unless kept), and their perceptual hashes."""
+
+    row: ShotRow
+    frames: np.ndarray | None
+    hashes: np.ndarray
+
+
+def curate_video(path: str | Path, settings: CurateSettings = CurateSettings(), name: str = "") -> Iterator[Shot]:
+    """Yield the shots of one video, in order, one at a time: memory does not grow with the video's length.
+
+    Args:
+        name: the stem of the shot ids; the file's stem by default.
+
+    An unreadable video yields one shot with status "failed" and the reason; so does, after its readable part, the
+    missing tail of a truncated one.
+    """
+    path, name, index, last_s = Path(path), name or Path(path).stem, 0, 0.0
+    try:
+        info = video.probe(path)
+        for frames, times_s, numbers in _continuous(path, settings):
+            yield _make_shot(info, name, index, frames, times_s, numbers, settings)
+            index, last_s = index + 1, float(times_s[-1])
+        reason = video.missing_tail(info, last_s)
+        if reason:
+            yield _failed(path, name, index, reason, last_s, info.duration_s)
+    except (video.VideoError, OSError, MemoryError) as error:
+        yield _failed(path, name, index, str(error), last_s, last_s)
+
+
+def paced(chunks: Iterator[tuple[np.ndarray, np.ndarray]], max_fps: float) -> Iterator[tuple]:
+    """Drop frames until no more than `max_fps` are left, by timestamps, so that variable rates come out even.
+
+    The step between kept frames is a whole number of the source's frame intervals: uneven steps would look like
+    jerks of the camera. Yields (frames, times_s, frame numbers in the source).
+    """
+    interval_s, step, last_s, number = None, 1, -np.inf, 0
+    for frames, times_s in chunks:
+        if interval_s is None:
+            interval_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 1 / max_fps
+            step = max(1, int(np.ceil(1 / (interval_s * max_fps) - 0.05)))
+        keep = []
+        for i, time_s in enumerate(times_s):
+            if time_s - last_s >= (step - 0.5) * interval_s:
+                keep.append(i)
+                last_s = time_s
+        yield frames[keep], times_s[keep], number + np.array(keep, int)
+        number += len(frames)
+
+
+def _continuous(path: Path, settings: CurateSettings) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The continuous pieces of a video, windowed to max_frames: (frames, times_s, numbers), in decoding size."""
+    chunks = paced(video.read_chunks(path, DECODE_SHORT_SIDE_PX), settings.max_fps)
+    block = 3 * settings.max_frames + LOOK_AHEAD
+    held: list[np.ndarray] | None = None
+    for chunk in chunks:
+        held = list(chunk) if held is None else [np.concatenate(pair) for pair in zip(held, chunk)]
+        while len(held[0]) >= block:
+            ranges = shots.shot_ranges(shots.tiny(held[0]))
+            safe = len(held[0]) - LOOK_AHEAD
+            done = [r for r in ranges if r[1] <= safe]
+            if not done or ranges[-1][0] < safe - settings.max_frames:  # one shot fills the block: window it
+                start = done[-1][1] if done else ranges[-1][0] if ranges else 0
+                done += [(start, start + settings.max_frames)]
+            for piece in _windows(done, settings.max_frames):
+                yield tuple(array[piece] for array in held)
+            held = [array[done[-1][1] :] for array in held]
+    if held is not None and len(held[0]) >= 2:
+        for piece in _windows(shots.shot_ranges(shots.tiny(held[0])), settings.max_frames):
+            yield tuple(array[piece] for array in held)
+
+
+def _windows(ranges: Sequence[tuple[int, int]], max_frames: int) -> Iterator[slice]:
+    for start, end in ranges:
+        parts = -(-(end - start) // max_frames)
+        edges = np.linspace(start, end, parts + 1).astype(int)
+        yield from (slice(a, b) for a, b in zip(edges[:-1], edges[1:]))
+
+
+def _make_shot(info, name, index, frames, times_s, numbers, settings: CurateSettings) -> Shot:
+    interval_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 1 / info.fps
+    height, width = frames.shape[1:3]
+    x0, y0, x1, y1 = picture_box(frames)
+    working, _, _ = video.to_working(frames[:, y0:y1, x0:x1])
+    scale = info.height / height
+    crop = ":".join(str(round(v * scale)) for v in (x0, y0, x1, y1))
+    kept = len(frames) >= settings.min_frames
+    row = ShotRow(
+        shot=f"{name}_s{index:02d}",
+        video=Path(info.path).as_posix(),
+        shot_index=index,
+        start_s=round(float(times_s[0]), 4),
+        end_s=round(float(times_s[-1] + interval_s), 4),
+        fps=round(1 / interval_s, 3),
+        frames=len(frames),
+        height=working.shape[1],
+        width=working.shape[2],
+        crop=crop,
+        status="kept" if kept else "dropped",
+        reason="" if kept else f"too_short: {len(frames)} frames, at least {settings.min_frames} are needed",
+        start_frame=int(numbers[0]),
+        end_frame=int(numbers[-1]) + 1,
+    )
+    every = max(1, round(1 / interval_s / 4), len(working) // 24)  # about four a second, at most 24 a shot
+    return Shot(row, working if kept else None, frame_hashes(working, every))
+
+
+def _failed(path: Path, name: str, index: int, reason: str, start_s: float, end_s: float) -> Shot:
+    text = " ".join(reason.split())
+    row = ShotRow(
+        f"{name}_s{index:02d}", path.as_posix(), index, round(start_s, 4), round(end_s, 4), 0.0, 0, 0, 0, "", "failed", text, 0, 0
+    )  # fmt: skip
+    return Shot(row, None, np.zeros(0, np.uint64))
+
+
+def shot_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """A short unique name per video: its stem in plain characters, with a hash of the path where two are alike."""
+    plain = {p: "".join(c if c.isascii() and c.isalnum() or c in "-_" else "_" for c in p.stem)[:80] or "_" for p in paths}
+    plain = {p: n if n[0] != "-" else f"_{n[1:]}" for p, n in plain.items()}
+    counts: dict[str, int] = {}
+    for stem in plain.values():
+        counts[stem.lower()] = counts.get(stem.lower(), 0) + 1
+    digest = lambda p: hashlib.sha256(p.as_posix().encode()).hexdigest()[:8]  # noqa: E731
+    return {p: n if counts[n.lower()] == 1 else f"{n}-{digest(p)}" for p, n in plain.items()}
+
+
+def curate_to(path: Path, name: str, folder: Path, settings: CurateSettings) -> Path:
+    """Curate one video into `folder`/NAME/: SHOT.npy of each kept shot and video.json, written last.
+
+    A folder whose video.json was made from the same file with the same settings is left as it is.
+    """
+    home, stamp = Path(folder) / name, _stamp(path, settings)
+    done = home / "video.json"
+    if done.is_file() and read_json(done).get("stamp") == stamp:
+        return home
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    records = []
+    for shot in curate_video(path, settings, name):
+        if shot.frames is not None:
+            np.save(home / f"{shot.row.shot}.npy", shot.frames, allow_pickle=False)
+        records.append({"row": asdict(shot.row), "hashes": [f"{h:016x}" for h in shot.hashes.tolist()]})
+    write_json(done, {"stamp": stamp, "shots": records}, digits=12)
+    return home
+
+
+def _stamp(path: Path, settings: CurateSettings) -> str:
+    stat = path.stat() if path.exists() else None
+    facts = [VERSION, path.as_posix(), stat and stat.st_size, stat and stat.st_mtime_ns, asdict(settings)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def curate_folder(
+    videos: Path, out: Path, work: Path, settings: CurateSettings = CurateSettings(), workers: int = 2, watch=iter
+) -> list[ShotRow]:
+    """Curate every video under `videos` into `out`: shots.csv and frames/SHOT.npy. Returns the rows, sorted.
+
+    Args:
+        work: where finished videos wait; after an interruption the next call goes on from there.
+        watch: wraps the iterable of finished videos, e.g. a progress display.
+    """
+    names = shot_names(video.find_videos(videos))
+    jobs = [(path, name, Path(work), settings) for path, name in names.items()]
+    for path, name, error in watch(run_jobs(curate_to, jobs, workers)):
+        if error:
+            record = {"row": asdict(_failed(path, name, 0, error, 0.0, 0.0).row), "hashes": []}
+            (Path(work) / name).mkdir(parents=True, exist_ok=True)
+            write_json(Path(work) / name / "video.json", {"stamp": "", "shots": [record]})
+    return assemble(list(names.values()), Path(work), Path(out), settings)
+
+
+def assemble(names: Sequence[str], work: Path, out: Path, settings: CurateSettings) -> list[ShotRow]:
+    """Put the finished videos together: drop near-duplicates across videos, link the frames, write shots.csv."""
+    frames = out / "frames"
+    shutil.rmtree(frames, ignore_errors=True)
+    frames.mkdir(parents=True)
+    rows, index = [], DuplicateIndex(settings.duplicate_bits)
+    for name in sorted(names):
+        for record in read_json(work / name / "video.json")["shots"]:
+            row = ShotRow(**record["row"])
+            if row.status == "kept":
+                twin = index.find_or_add(row.shot, name, np.array([int(h, 16) for h in record["hashes"]], np.uint64))
+                if twin:
+                    row = ShotRow(**{**asdict(row), "status": "dropped", "reason": f"duplicate of {twin}"})
+                else:
+                    _link(work / name / f"{row.shot}.npy", frames / f"{row.shot}.npy")
+            rows.append(row)
+    write_rows(out / "shots.csv", rows)
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence) -> None:
+    """Dataclass rows as CSV, whole or not at all."""
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(rows[0])], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def read_rows(path: Path) -> list[ShotRow]:
+    """The rows of shots.csv, with their types."""
+    kinds = {"int": int, "float": float, "str": str}
+    with open(path, newline="", encoding="utf-8") as file:
+        return [ShotRow(**{f.name: kinds[f.type](line[f.name]) for f in fields(ShotRow)}) for line in csv.DictReader(file)]
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)  # no second copy of the frames on the disk
+    except OSError:
+        shutil.copyfile(source, target)
