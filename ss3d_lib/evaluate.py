@@ -84,25 +84,31 @@ def intervals(results: Sequence[ClipResult], keys: Iterable[str] = HEADLINE, dra
     return bounds
 
 
-def set_metrics(results: Sequence[ClipResult]) -> dict[str, Any]:
-    """The figures of a set: multi-view shots at the top, then `domain_NAME` of those, and every other `kind_NAME`.
+def set_metrics(results: Sequence[ClipResult]) -> dict[str, float]:
+    """The figures of a set: those of its multi-view shots, with intervals.
 
     `focal_width_ratio`: how many times wider the focal interval is on shots in which it cannot be observed.
     """
     main = [result for result in results if result.kind == "multi_view"]
-    summary: dict[str, Any] = pool(main) | intervals(main)
+    figures = pool(main) | intervals(main)
+    blind = pool([result for result in results if result.kind in BLIND_KINDS]).get("focal_log_width")
+    if blind is not None and "focal_log_width" in figures:
+        figures["focal_width_ratio"] = blind / max(figures["focal_log_width"], 1e-9)
+    return figures
+
+
+def split_metrics(name: str, results: Sequence[ClipResult]) -> dict[str, dict[str, float]]:
+    """{NAME: figures of its multi-view shots, NAME_DOMAIN: of one domain's, NAME_kind_KIND: of every other kind}."""
+    sets = {name: set_metrics(results)}
+    main = [result for result in results if result.kind == "multi_view"]
     domains = sorted({result.domain for result in main})
-    if len(domains) > 1:
-        for domain in domains:
-            chosen = [result for result in main if result.domain == domain]
-            summary[f"domain_{domain}"] = headline(pool(chosen))
+    for domain in domains if len(domains) > 1 else []:
+        chosen = [result for result in main if result.domain == domain]
+        sets[f"{name}_{domain}"] = headline(pool(chosen)) | intervals(chosen)
     for kind in sorted({result.kind for result in results} - {"multi_view"}):
         chosen = [result for result in results if result.kind == kind]
-        summary[f"kind_{kind}"] = headline(pool(chosen), (*HEADLINE, "focal_log_width", "trust"))
-    blind = pool([result for result in results if result.kind in BLIND_KINDS]).get("focal_log_width")
-    if blind is not None and "focal_log_width" in summary:
-        summary["focal_width_ratio"] = blind / max(summary["focal_log_width"], 1e-9)
-    return summary
+        sets[f"{name}_kind_{kind}"] = headline(pool(chosen), (*HEADLINE, "focal_log_width", "trust"))
+    return sets
 
 
 def headline(pooled: dict[str, float], keys: Sequence[str] = HEADLINE) -> dict[str, float]:

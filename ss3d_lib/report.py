@@ -46,37 +46,33 @@ class ReportError(Exception):
 def build_summary(results: str | Path = "results") -> dict[str, Any]:
     """{row: {set: {metric: value}}, "timings": {stage: seconds}} of everything below `results`.
 
-    Reads evaluate/ROW-SET/{metrics,source}.json and baselines/metrics.json ({"ROW-SET": figures}). Sets that are
-    not on this machine (figures without clips) are left out. Raises ReportError where the sets of one row were
-    measured with different checkpoints.
+    Reads evaluate/ROW-SET/metrics.json ({"checkpoint": sha256, NAME: figures}) and baselines/metrics.json
+    ({"ROW-NAME": figures}). Sets that are not on this machine are in neither. Raises ReportError where the sets of
+    one row were measured with different checkpoints.
     """
     results = Path(results)
     summary: dict[str, Any] = {}
-    checkpoints: dict[str, dict[str, str]] = {}
+    checkpoints: dict[str, set[str]] = {}
     for path in sorted((results / "evaluate").glob("*-*/metrics.json")):
-        row, _, name = path.parent.name.partition("-")
-        figures = read_json(path)
-        if figures.get("clips"):
-            checkpoints.setdefault(row, {})[name] = read_json(path.parent / "source.json")["sha256"]
-            add_figures(summary, row, name, figures)
-    for row, by_set in checkpoints.items():
-        if len(set(by_set.values())) > 1:
-            raise ReportError(f"row {row!r} mixes checkpoints between {sorted(by_set)}: run `dvc repro evaluate` again")
+        row, sets = path.parent.name.partition("-")[0], read_json(path)
+        checkpoints.setdefault(row, set()).add(sets.pop("checkpoint"))
+        if len(checkpoints[row]) > 1:
+            raise ReportError(f"{path}: row {row!r} mixes checkpoints; run `dvc repro evaluate` again")
+        summary.setdefault(row, {}).update(numbers(sets))
     baselines = results / "baselines" / "metrics.json"
-    for key, figures in (read_json(baselines) if baselines.exists() else {}).items():
-        row, _, name = key.partition("-")
-        if isinstance(figures, dict) and figures.get("clips"):
-            add_figures(summary, row, name, figures)
+    for key, figures in numbers(read_json(baselines) if baselines.exists() else {}).items():
+        row, dash, name = key.partition("-")
+        if dash:
+            summary.setdefault(row, {})[name] = figures
     return {row: summary[row] for row in ordered(summary, ROWS)} | {"timings": stage_timings(results)}
 
 
-def add_figures(summary: dict[str, Any], row: str, name: str, figures: dict[str, Any]) -> None:
-    """File the flat figures under row and set, and each `domain_X` block as the set NAME_X."""
-    sets = summary.setdefault(row, {})
-    sets[name] = {key: value for key, value in figures.items() if not isinstance(value, dict) and value is not None}
-    for key, block in figures.items():
-        if key.startswith("domain_"):
-            sets[f"{name}_{key.removeprefix('domain_')}"] = block
+def numbers(sets: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The blocks of figures, without values that a run could not measure (null)."""
+    blocks = {name: figures for name, figures in sets.items() if isinstance(figures, dict)}
+    return {
+        name: {key: value for key, value in figures.items() if value is not None} for name, figures in blocks.items()
+    }
 
 
 def stage_timings(results: Path) -> dict[str, float]:
@@ -135,7 +131,7 @@ def domain_table(summary: dict[str, Any], row: str, name: str = "embedded_test")
     sets = {
         key.removeprefix(f"{name}_"): figures
         for key, figures in rows_of(summary).get(row, {}).items()
-        if key.startswith(f"{name}_")
+        if key.startswith(f"{name}_") and not key.startswith(f"{name}_kind_")
     }
     if not sets:
         return ""

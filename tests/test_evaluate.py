@@ -140,8 +140,9 @@ def test_kinds_and_domains_are_kept_apart():
     results = [protocol.evaluate_clip(clip, oracle(clip)) for clip in clips[:3]]
     wide = oracle(clips[3], focal_interval_px=np.array([10.0, 90.0]))
     results.append(protocol.evaluate_clip(clips[3], wide))
-    figures = evaluate.set_metrics(results)
-    assert figures["clips"] == 3 and figures["domain_street"]["clips"] == 2 and figures["kind_static"]["clips"] == 1
+    sets = evaluate.split_metrics("toy", results)
+    figures = sets["toy"]
+    assert figures["clips"] == 3 and sets["toy_street"]["clips"] == 2 and sets["toy_kind_static"]["clips"] == 1
     assert figures["focal_width_ratio"] == pytest.approx(np.log(9) / np.log(36 / 25))
     assert figures["rot_deg_low"] <= figures["rot_deg"] <= figures["rot_deg_high"]
     assert "ate_sim3" not in results[3].values, "a standing camera has no trajectory to err from"
@@ -195,19 +196,14 @@ def test_trivial_figures_of_real_sequences():
 
 
 def write_results(root: Path, sha: str = "a") -> None:
-    for name, checkpoint in (("embedded_test", "a"), ("redkitchen", sha)):
-        folder = root / "evaluate" / f"student-{name}"
-        figures = {
-            "absrel_median": 0.2,
-            "absrel_median_low": 0.1,
-            "absrel_median_high": 0.3,
-            "ate_sim3": 0.05,
-            "clips": 3,
-        }
-        write_json(folder / "metrics.json", figures | {"domain_street": {"absrel_median": 0.25, "clips": 2}})
-        write_json(folder / "source.json", {"sha256": checkpoint})
-        write_json(folder / "timing.json", {"seconds": 2.0})
-    write_json(root / "evaluate/student-kitti_drive/metrics.json", {"clips": 0})
+    figures = {"absrel_median": 0.2, "absrel_median_low": 0.1, "absrel_median_high": 0.3, "ate_sim3": 0.05, "clips": 3}
+    street = {"absrel_median": 0.25, "clips": 2, "dir_deg": None}
+    static = {"focal_relerr": 0.2, "clips": 1}
+    test = {"embedded_test": figures, "embedded_test_street": street, "embedded_test_kind_static": static}
+    write_json(root / "evaluate/student-embedded_test/metrics.json", test | {"checkpoint": "a"})
+    write_json(root / "evaluate/student-sequences/metrics.json", {"redkitchen": figures, "checkpoint": sha})
+    for name in ("embedded_test", "sequences"):
+        write_json(root / f"evaluate/student-{name}/timing.json", {"seconds": 2.0})
     write_json(root / "baselines/metrics.json", {"identity_motion-redkitchen": {"rot_deg": 0.4, "clips": 1}})
     write_json(root / "stage2/timing.json", {"seconds": 60.0})
 
@@ -218,7 +214,7 @@ def test_the_summary_has_rows_sets_domains_and_timings(tmp_path):
     assert list(summary) == ["identity_motion", "student", "timings"]
     assert summary["student"]["embedded_test"]["absrel_median"] == 0.2
     assert summary["student"]["embedded_test_street"] == {"absrel_median": 0.25, "clips": 2}
-    assert "kitti_drive" not in summary["student"], "a set that is not on the machine is left out"
+    assert "checkpoint" not in summary["student"]
     assert summary["timings"] == {"evaluate": 4.0, "stage2": 60.0}
     assert "| student | 0.200 (0.100 to 0.300) | 5.0 |" in report.set_table(summary, "embedded_test")
     assert "| street | 2 | 0.250 |" in report.domain_table(summary, "student")
