@@ -1,0 +1,164 @@
+"""Figures: arrays in, a matplotlib Figure out; one style, one way to save. Nothing here computes a result.
+
+Depth is always shown as inverse depth, scaled to the median, so that near and far are both visible and no unit is
+claimed that a monocular network does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+INVERSE_DEPTH_CMAP, ERROR_CMAP = "magma", "viridis"
+
+
+def use_style() -> None:
+    """The look of every figure; call it once at the top of a notebook."""
+    sns.set_theme(context="paper", style="whitegrid", palette="colorblind")
+    plt.rcParams.update({"figure.dpi": 100, "savefig.dpi": 120, "image.interpolation": "nearest", "axes.grid": False})
+
+
+def save_figure(figure: Figure, path: str | Path) -> Figure:
+    """Write a PNG (its bytes do not depend on the day) and return the figure, so that a cell shows it too."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    return figure
+
+
+def show_image(axis, image: np.ndarray, title: str = "") -> None:
+    """A picture without ticks."""
+    axis.imshow(image)
+    axis.set(xticks=[], yticks=[], title=title)
+
+
+def show_inverse_depth(axis, depth: np.ndarray, title: str = "", colorbar: bool = False) -> None:
+    """Depth (H, W) as inverse depth over its median; pixels without a depth (0 or nan) are grey."""
+    known = np.isfinite(depth) & (depth > 0)
+    inverse = np.full(depth.shape, np.nan)
+    inverse[known] = np.median(depth[known]) / depth[known] if known.any() else 0
+    cmap = plt.get_cmap(INVERSE_DEPTH_CMAP).copy()
+    cmap.set_bad("0.6")
+    drawn = axis.imshow(inverse, cmap=cmap, vmin=0, vmax=3)
+    axis.set(xticks=[], yticks=[], title=title)
+    if colorbar:
+        axis.figure.colorbar(drawn, ax=axis, fraction=0.046, label="inverse depth / its median")
+
+
+def depth_comparison(
+    images: Sequence[np.ndarray], predicted: Sequence[np.ndarray], true: Sequence[np.ndarray], names: Sequence[str]
+) -> Figure:
+    """One row per image: picture (H, W, 3), predicted depth, true depth, and the log error after median scaling."""
+    figure, axes = plt.subplots(len(images), 4, figsize=(10, 1.9 * len(images)), squeeze=False)
+    for row, (image, guess, truth, name) in enumerate(zip(images, predicted, true, names)):
+        show_image(axes[row, 0], image, name)
+        show_inverse_depth(axes[row, 1], guess, "predicted" if row == 0 else "")
+        show_inverse_depth(axes[row, 2], truth, "true" if row == 0 else "")
+        known = (truth > 0) & np.isfinite(truth)
+        error = np.full(truth.shape, np.nan)
+        error[known] = np.log(guess[known] / truth[known])
+        error -= np.nanmedian(error) if known.any() else 0
+        drawn = axes[row, 3].imshow(error, cmap="RdBu", vmin=-0.7, vmax=0.7)
+        axes[row, 3].set(xticks=[], yticks=[], title="log(predicted / true)" if row == 0 else "")
+        figure.colorbar(drawn, ax=axes[row, 3], fraction=0.046)
+    figure.tight_layout()
+    return figure
+
+
+def trajectories(
+    predicted_m: Sequence[np.ndarray], true_m: Sequence[np.ndarray], names: Sequence[str], columns: int = 4
+) -> Figure:
+    """Camera centres (T, 3) from above, after alignment: the two widest axes of each true trajectory."""
+    rows = -(-len(names) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.6 * rows), squeeze=False)
+    for axis in axes.flat[len(names) :]:
+        axis.set_axis_off()
+    for axis, guess, truth, name in zip(axes.flat, predicted_m, true_m, names):
+        first, second = np.sort(np.argsort(np.ptp(truth, axis=0))[1:])
+        axis.plot(truth[:, first], truth[:, second], "k-", label="true")
+        axis.plot(guess[:, first], guess[:, second], "-", color="C1", label="predicted, Sim(3)")
+        axis.set(title=name, xlabel=f"{'xyz'[first]}, m", ylabel=f"{'xyz'[second]}, m")
+        axis.set_aspect("equal", adjustable="datalim")
+    axes[0, 0].legend(fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
+def focal_scatter(true_share: np.ndarray, share: np.ndarray, interval: np.ndarray, domain: Sequence[str]) -> Figure:
+    """Predicted against true focal lengths (N,), in image widths, with their 80 % intervals (N, 2)."""
+    figure, axis = plt.subplots(figsize=(4.5, 4.2))
+    for index, name in enumerate(sorted(set(domain))):
+        chosen = np.array([item == name for item in domain])
+        reach = np.abs(interval[chosen].T - share[chosen])
+        axis.errorbar(
+            true_share[chosen], share[chosen], yerr=reach, fmt="o", ms=4, lw=0.8, color=f"C{index}", label=name
+        )
+    ends = np.array([0.9 * true_share.min(), 1.1 * true_share.max()])
+    axis.plot(ends, ends, "k--", lw=0.8)
+    axis.set(
+        xlabel="true focal length, image widths", ylabel="predicted, with its 80 % interval", xscale="log", yscale="log"
+    )
+    axis.legend(fontsize=7)
+    return figure
+
+
+def error_curves(errors: Mapping[str, np.ndarray], xlabel: str, limit: float) -> Figure:
+    """Cumulative share of pairs, images or shots with an error below x; one curve per name."""
+    figure, axis = plt.subplots(figsize=(5, 3.2))
+    for name, values in errors.items():
+        values = np.sort(values[np.isfinite(values)])
+        axis.plot(values, np.arange(1, len(values) + 1) / max(len(values), 1), label=name)
+    axis.set(xlabel=xlabel, ylabel="share below", xlim=(0, limit), ylim=(0, 1))
+    axis.legend(fontsize=7)
+    return figure
+
+
+def metric_bars(
+    figures: Mapping[str, Mapping[str, float]], key: str, title: str, factor: float = 1.0, axis=None
+) -> Figure:
+    """One bar per row that has the metric, with its interval; the value is written beside the bar."""
+    rows = [row for row in figures if key in figures[row]]
+    values = np.array([factor * figures[row][key] for row in rows])
+    if axis is None:
+        _, axis = plt.subplots(figsize=(5, 0.35 * len(rows) + 0.8))
+    axis.barh(rows, values, color=["C0" if row in ("student", "released") else "0.7" for row in rows])
+    for index, (row, value) in enumerate(zip(rows, values)):
+        low, high = (factor * figures[row].get(f"{key}_{end}", value / factor) for end in ("low", "high"))
+        axis.plot([low, high], [index, index], "k-", lw=1)
+        axis.text(max(value, high), index, f" {value:.3g}", va="center", fontsize=7)
+    axis.invert_yaxis()
+    axis.set(title=title, xlim=(0, 1.25 * max(values, default=1.0)))
+    return axis.figure
+
+
+def set_bars(
+    figures: Mapping[str, Mapping[str, float]], columns: Mapping[str, tuple[str, float]], title: str
+) -> Figure:
+    """A panel per metric {key: (heading, factor)} of one set, rows as bars."""
+    keys = [key for key in columns if any(key in row for row in figures.values())]
+    wide = min(3, len(keys))
+    deep = -(-len(keys) // wide)
+    most = max(len(figures), 4)
+    figure, axes = plt.subplots(deep, wide, figsize=(4.2 * wide, (0.22 * most + 0.8) * deep), squeeze=False)
+    for axis in axes.flat[len(keys) :]:
+        axis.set_axis_off()
+    for axis, key in zip(axes.flat, keys):
+        metric_bars(figures, key, *columns[key], axis=axis)
+    figure.suptitle(title)
+    figure.tight_layout()
+    return figure
+
+
+def inverse_depth_maps(maps: Mapping[str, np.ndarray]) -> Figure:
+    """Mean inverse-depth maps (h, w), one panel per name."""
+    figure, axes = plt.subplots(1, len(maps), figsize=(3.2 * len(maps), 2.8), squeeze=False)
+    for axis, (name, values) in zip(axes[0], maps.items()):
+        show_inverse_depth(axis, 1 / values, name, colorbar=True)
+    figure.tight_layout()
+    return figure
