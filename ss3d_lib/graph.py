@@ -86,7 +86,7 @@ def update_deps(check: bool = False) -> dict[str, list[str]]:
         wanted = with_modules(deps, transitive_modules(notebook_path(stage)))
         if list(deps) != wanted:
             changes[stage] = [f"+ {dep}" for dep in wanted if dep not in deps]
-            changes[stage] += [f"- {dep}" for dep in deps if dep not in wanted] or ["(sorted)"]
+            changes[stage] += [f"- {dep}" for dep in deps if dep not in wanted]
             _replace(deps, wanted)
     if changes and not check:
         text = io.StringIO()
