@@ -16,7 +16,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from ss3d_lib.files import atomic_write
-from ss3d_lib.notebooks import notebook_path
+from ss3d_lib.notebooks import NotebookError, notebook_path
 
 PACKAGE = "ss3d_lib"
 PIPELINE = Path("dvc.yaml")
@@ -75,7 +75,7 @@ def with_modules(deps: list[str], modules: set[Path]) -> list[str]:
 
 
 def update_deps(check: bool = False) -> dict[str, list[str]]:
-    """{stage: lines "+ file" and "- file"} where dvc.yaml differs from the imports; without `check`, mends it."""
+    """{stage: lines "+ file", "- file", "! problem"} where dvc.yaml differs from the imports; mends it but for `check`."""
     yaml = YAML()
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.width = 4096
@@ -83,7 +83,11 @@ def update_deps(check: bool = False) -> dict[str, list[str]]:
     changes: dict[str, list[str]] = {}
     for stage, definition in pipeline["stages"].items():
         deps = definition["do"]["deps"] if "do" in definition else definition["deps"]
-        wanted = with_modules(deps, transitive_modules(notebook_path(stage)))
+        try:
+            wanted = with_modules(deps, transitive_modules(notebook_path(stage)))
+        except (NotebookError, FileNotFoundError) as error:
+            changes[stage] = [f"! {error}"]
+            continue
         if list(deps) != wanted:
             changes[stage] = [f"+ {dep}" for dep in wanted if dep not in deps]
             changes[stage] += [f"- {dep}" for dep in deps if dep not in wanted]

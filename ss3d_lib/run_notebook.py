@@ -8,6 +8,7 @@ The stage's notebook notebooks/NN_STAGE.py is executed by Papermill with the val
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 import signal
@@ -89,6 +90,8 @@ def run(plan: Plan) -> float:
 
     from ss3d_lib.notebooks import read_notebook, scrub
 
+    for logger in ("papermill", "asyncio"):  # they log what is raised anyway, and an interrupted wait
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     plan.results.mkdir(parents=True, exist_ok=True)
     plan.scratch.mkdir(parents=True, exist_ok=True)
     source = plan.scratch / f"{plan.notebook.stem}.input.ipynb"
