@@ -1,0 +1,173 @@
+"""What two frames of a shot tell about the camera and the scene: the measurements behind the multi-view signal.
+
+Points lie on a regular grid; all lengths are in px of the working size. Introduced in notebook 02.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import cv2
+import numpy as np
+
+from ss3d_lib import flow as of
+
+GRID_PX = 4  # a point every so many px: about 2000 points
+TEXTURE = 4.0  # mean squared slope (grey levels per px, squared) above which flow can be trusted
+STILL_PX = 0.35  # below, a point has not moved: the noise of flow on still pictures
+PLANE_PX, PLANE_SHARE = 0.7, 0.02  # off the plane: farther from the homography than this, and than this share of the flow
+CELLS = 4  # the picture in 4 x 4 cells
+FOCALS = np.geomspace(0.4, 3.0, 7)  # candidate focal lengths of a pure rotation, in picture sides
+
+
+@dataclass(frozen=True)
+class PairTerms:
+    """Measurements on one pair of frames (or their medians over pairs); nan where too little matched."""
+
+    visible: float  # share of the grid with texture
+    matched: float  # share of the visible points inside both frames that match there and back
+    flow_px: float  # median length of the flow of the visible points
+    still: float  # share of the matches that do not move
+    parallax: float  # share of the matches that lie off the best homography
+    spread: float  # share of the cells in which matches lie off it
+    parallax_px: float  # 75th percentile of the distance to the homography
+    epipolar: float  # share of the off-plane matches that the best fundamental matrix explains, above chance
+    moving: float  # share of the matches that it does not explain
+    rotation_px: float  # 75th percentile of what the best pure rotation leaves
+    zoom_px: float  # 75th percentile of what the best zoom (with a shift) leaves
+    zoom: float  # its factor
+
+
+NOTHING = PairTerms(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, np.inf, np.inf, 1.0)
+
+
+def median_terms(terms: list[PairTerms]) -> PairTerms:
+    """The median of every measurement."""
+    return PairTerms(**{f.name: float(np.median([getattr(t, f.name) for t in terms])) for f in fields(PairTerms)})
+
+
+def texture(image: np.ndarray) -> np.ndarray:
+    """Mean squared slope in 7x7, of image (H,W) uint8: (H,W) float32 in squared grey levels per px."""
+    slope_x = cv2.Sobel(image, cv2.CV_32F, 1, 0) / 8
+    slope_y = cv2.Sobel(image, cv2.CV_32F, 0, 1) / 8
+    return cv2.boxFilter(slope_x * slope_x + slope_y * slope_y, -1, (7, 7))
+
+
+def pair_terms(image_a: np.ndarray, image_b: np.ndarray) -> PairTerms:
+    """Measure one pair of grey images (H,W) uint8."""
+    forward, backward = of.dis_flow(image_a, image_b), of.dis_flow(image_b, image_a)
+    height, width = image_a.shape
+    y, x = np.mgrid[GRID_PX : height - GRID_PX + 1 : GRID_PX, GRID_PX : width - GRID_PX + 1 : GRID_PX]
+    on_grid = lambda field: field[y, x].reshape(y.size, -1).squeeze(-1) if field.ndim == 2 else field[y, x].reshape(-1, 2)  # noqa: E731
+    visible = on_grid(texture(image_a)) > TEXTURE
+    inside = visible & on_grid(of.inside(forward))
+    matched = visible & on_grid(of.consistent(forward, backward))
+    motion = on_grid(forward).astype(np.float64)
+    length = np.linalg.norm(motion, axis=1)
+    terms = {f.name: getattr(NOTHING, f.name) for f in fields(PairTerms)}
+    terms |= {"visible": visible.mean(), "matched": matched.sum() / max(inside.sum(), 1)}
+    terms["flow_px"] = np.median(length[visible]) if visible.any() else 0.0
+    if matched.sum() >= 60:
+        first = np.stack([x.ravel(), y.ravel()], 1).astype(np.float64)[matched]
+        terms |= match_terms(first, first + motion[matched], (height, width))
+    return PairTerms(**{name: float(value) for name, value in terms.items()})
+
+
+def match_terms(first: np.ndarray, second: np.ndarray, size: tuple[int, int]) -> dict[str, float]:
+    """The terms that need matches only: first, second (N,2) px, in a picture of size (H,W)."""
+    length = np.linalg.norm(second - first, axis=1)
+    rest = homography_distance(first, second)
+    off = rest > PLANE_PX + PLANE_SHARE * length
+    epipolar, moving = epipolar_support(first, second, rest, off)
+    zoom_rest, zoom = zoom_distance(first, second)
+    return {
+        "still": (length < STILL_PX).mean(),
+        "parallax": off.mean(),
+        "spread": cell_spread(first, off, size),
+        "parallax_px": np.quantile(rest, 0.75),
+        "epipolar": epipolar,
+        "moving": moving,
+        "rotation_px": np.quantile(rotation_distance(first, second, size), 0.75),
+        "zoom_px": np.quantile(zoom_rest, 0.75),
+        "zoom": zoom,
+    }
+
+
+def homography_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Distance (N,) px of the matches to the best homography (MAGSAC++, Barath et al. 2020)."""
+    matrix, _ = cv2.findHomography(first, second, cv2.USAC_MAGSAC, 1.0, maxIters=1000, confidence=0.999)
+    if matrix is None:
+        return np.zeros(len(first))
+    mapped = np.c_[first, np.ones(len(first))] @ matrix.T
+    return np.linalg.norm(second - mapped[:, :2] / mapped[:, 2:], axis=1)
+
+
+def cell_spread(points: np.ndarray, off: np.ndarray, size: tuple[int, int]) -> float:
+    """Share of the cells with enough matches in which more than 15 % lie off the plane."""
+    row, column = (points[:, 1] * CELLS // size[0]).astype(int), (points[:, 0] * CELLS // size[1]).astype(int)
+    count = np.bincount(row * CELLS + column, minlength=CELLS**2)
+    share = np.bincount(row * CELLS + column, off, minlength=CELLS**2) / np.maximum(count, 1)
+    enough = count > 10
+    return float((share[enough] > 0.15).mean()) if enough.any() else 0.0
+
+
+def epipolar_support(
+    first: np.ndarray, second: np.ndarray, rest: np.ndarray, off: np.ndarray
+) -> tuple[float, float]:
+    """How well one fundamental matrix explains the off-plane matches.
+
+    A match is explained when its Sampson distance is below 0.3 px + 15 % of its parallax: by chance, about a fifth of
+    unrelated matches are. Returns the explained share, and the share of all matches that is off and unexplained.
+    """
+    if off.sum() < 20:
+        return 0.0, 0.0
+    matrix, _ = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, 0.7, 0.999, 1000)
+    if matrix is None or matrix.shape != (3, 3):
+        return 0.0, float(off.mean())
+    explained = sampson_distance(first, second, matrix) < 0.3 + 0.15 * rest
+    return float(explained[off].mean()), float((off & ~explained).mean())
+
+
+def sampson_distance(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """First-order distance (N,) px to the epipolar constraint second' F first = 0 (Hartley & Zisserman, 11.9)."""
+    a, b = np.c_[first, np.ones(len(first))], np.c_[second, np.ones(len(second))]
+    line_b, line_a = a @ matrix.T, b @ matrix
+    slope = np.sqrt((line_b[:, :2] ** 2).sum(1) + (line_a[:, :2] ** 2).sum(1))
+    return np.abs((b * line_b).sum(1)) / np.maximum(slope, 1e-12)
+
+
+def rotation_distance(first: np.ndarray, second: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Distance (N,) px to the best pure rotation, over candidate focal lengths (Kabsch 1976, reweighted)."""
+    centre = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2])
+    best = np.full(len(first), np.inf)
+    for focal_px in FOCALS * max(size):
+        a = np.c_[(first - centre) / focal_px, np.ones(len(first))]
+        b = np.c_[(second - centre) / focal_px, np.ones(len(first))]
+        rest, weight = best, np.ones(len(first))
+        for _ in range(3):
+            rotation = _align(a, b, weight)
+            turned = a @ rotation.T
+            rest = np.linalg.norm(turned[:, :2] / turned[:, 2:] * focal_px + centre - second, axis=1)
+            weight = 1 / (1 + rest**2) ** 2
+        if np.median(rest) < np.median(best):
+            best = rest
+    return best
+
+
+def _align(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The rotation (3,3) that turns rays a (N,3) into rays b best."""
+    a, b = (r / np.linalg.norm(r, axis=1, keepdims=True) for r in (a, b))
+    left, _, right = np.linalg.svd((b * weight[:, None]).T @ a)
+    return left @ np.diag([1, 1, np.linalg.det(left @ right)]) @ right
+
+
+def zoom_distance(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, float]:
+    """Distance (N,) px to the best scaling with a shift, and its factor."""
+    weight = np.ones(len(first))
+    for _ in range(5):
+        mean_a, mean_b = (np.average(p, axis=0, weights=weight) for p in (first, second))
+        a, b = first - mean_a, second - mean_b
+        zoom = (weight[:, None] * a * b).sum() / (weight[:, None] * a * a).sum()
+        rest = np.linalg.norm(zoom * a - b, axis=1)
+        weight = 1 / (1 + rest**2) ** 2
+    return rest, float(max(zoom, 1e-3))
