@@ -15,22 +15,10 @@ import numpy as np
 
 from ss3d_lib import metrics
 from ss3d_lib.datasets import EvalClip
-from ss3d_lib.protocol import MAX_DEPTH_M, Predictor
+from ss3d_lib.protocol import MAX_DEPTH_M, Answer, Predictor
 
 GRID = {"landscape": (36, 60), "standard": (36, 48), "portrait": (60, 36)}
 """Size (h, w) of the mean map of each aspect, a quarter of the working size."""
-
-
-@dataclass(frozen=True)
-class Guess:
-    """A prediction in which None means: no such claim. Fields as in `ss3d_lib.predict.VideoPrediction`."""
-
-    depth_m: np.ndarray | None = None
-    log_depth_std: np.ndarray | None = None
-    world_from_cam: np.ndarray | None = None
-    focal_px: float | None = None
-    focal_interval_px: np.ndarray | None = None
-    trust: float | None = None
 
 
 @dataclass(frozen=True)
@@ -115,22 +103,22 @@ def straight_line(frames: int, direction: np.ndarray) -> np.ndarray:
 def trivial_baselines(prior: Prior) -> dict[str, Predictor]:
     """{row: predictor}. Forward motion moves points towards the camera: the translation of tgt_from_src is -z."""
 
-    def mean_disparity(frames: np.ndarray) -> Guess:
+    def mean_disparity(frames: np.ndarray) -> Answer:
         count, height, width = frames.shape[:3]
         known = prior.inverse_depth
         grid = known.get(aspect_of(height, width), next(iter(known.values())))
         depth = 1.0 / cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR)
-        return Guess(depth_m=np.broadcast_to(depth, (count, height, width)))
+        return Answer(depth_m=np.broadcast_to(depth, (count, height, width)))
 
-    def constant_focal(frames: np.ndarray) -> Guess:
+    def constant_focal(frames: np.ndarray) -> Answer:
         side = max(frames.shape[1:3])
-        return Guess(focal_px=prior.focal_share * side, focal_interval_px=np.array(prior.focal_share_interval) * side)
+        return Answer(focal_px=prior.focal_share * side, focal_interval_px=np.array(prior.focal_share_interval) * side)
 
     return {
         "mean_disparity": mean_disparity,
-        "constant_depth": lambda frames: Guess(depth_m=np.ones(frames.shape[:3])),
+        "constant_depth": lambda frames: Answer(depth_m=np.ones(frames.shape[:3])),
         "constant_focal": constant_focal,
-        "identity_motion": lambda frames: Guess(world_from_cam=np.tile(np.eye(4), (len(frames), 1, 1))),
-        "constant_motion": lambda frames: Guess(world_from_cam=straight_line(len(frames), np.array([0.0, 0, -1]))),
-        "constant_direction": lambda frames: Guess(world_from_cam=straight_line(len(frames), prior.direction)),
+        "identity_motion": lambda frames: Answer(world_from_cam=np.tile(np.eye(4), (len(frames), 1, 1))),
+        "constant_motion": lambda frames: Answer(world_from_cam=straight_line(len(frames), np.array([0.0, 0, -1]))),
+        "constant_direction": lambda frames: Answer(world_from_cam=straight_line(len(frames), prior.direction)),
     }

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ss3d_lib import metrics
-from ss3d_lib.datasets import DatasetError, EvalClip, iterate_sequences
+from ss3d_lib.datasets import DatasetError, EvalClip, find_sequences, iterate_sequences, load_sequence, open_set
 from ss3d_lib.files import write_json
 from ss3d_lib.progress import progress
 from ss3d_lib.protocol import ClipResult, Predictor, choose_stride, evaluate_clip
@@ -40,6 +40,23 @@ MEAN_PREFIXES = ("absrel", "sqrel", "rmse", "log10", "d1_", "d2_", "d3_", "fscor
 
 BLIND_KINDS = ("static", "slideshow", "planar", "dynamic_subject")
 """Kinds of shot in which no focal length can be observed."""
+
+
+REAL_SETS = "sequences"
+"""The name under which all real sequences of a folder are evaluated together, each a set of its own."""
+
+
+def load_sets(name: str, data: str | Path, sequences: str | Path, max_frames: int = 0) -> dict[str, list[EvalClip]]:
+    """{set: clips} of `embedded_SPLIT`, or of every sequence on this machine for "sequences" (none: {}).
+
+    max_frames: only so many frames of each clip; 0 takes all.
+    """
+    if name == REAL_SETS:
+        folders = find_sequences(sequences) if Path(sequences).is_dir() else []
+        sets = {folder.name: [load_sequence(folder)] for folder in folders}
+    else:
+        sets = {name: list(open_set(name, data, sequences))}
+    return {key: [clip.head(max_frames) if max_frames else clip for clip in clips] for key, clips in sets.items()}
 
 
 def evaluate_set(

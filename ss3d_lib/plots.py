@@ -133,7 +133,7 @@ def metric_bars(
         axis.plot([low, high], [index, index], "k-", lw=1)
         axis.text(max(value, high), index, f" {value:.3g}", va="center", fontsize=7)
     axis.invert_yaxis()
-    axis.set(title=title, xlim=(0, 1.25 * max(values, default=1.0)))
+    axis.set(title=title, xlim=(0, 1.25 * max([*values, 1e-6])))
     return axis.figure
 
 

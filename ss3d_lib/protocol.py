@@ -19,6 +19,9 @@ MAX_DEPTH_M = 80.0
 MIN_PIXELS = 64
 """An image with fewer measured pixels than this says nothing about a depth map."""
 
+MAX_POINTS = 8000
+"""Points of each cloud of the F-score."""
+
 
 class Prediction(Protocol):
     """What is judged: `ss3d_lib.predict.VideoPrediction`, or a trivial baseline. None = makes no such claim."""
@@ -29,6 +32,18 @@ class Prediction(Protocol):
     focal_px: float | None
     focal_interval_px: np.ndarray | None  # (2,) 80 %
     trust: float | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prediction made by hand: of a baseline, an oracle, or what is kept of a network's."""
+
+    depth_m: np.ndarray | None = None
+    log_depth_std: np.ndarray | None = None
+    world_from_cam: np.ndarray | None = None
+    focal_px: float | None = None
+    focal_interval_px: np.ndarray | None = None
+    trust: float | None = None
 
 
 Predictor = Callable[[np.ndarray], Prediction]
@@ -44,6 +59,7 @@ class ClipResult:
     kind: str
     stride: int
     values: dict[str, np.ndarray]
+    answer: Answer  # trajectory and focal length as predicted; its depth maps are not kept
 
 
 def choose_stride(clip: EvalClip) -> int:
@@ -70,7 +86,13 @@ def evaluate_clip(clip: EvalClip, predict: Predictor, stride: int = 1) -> ClipRe
         values["depth_consistency"] = consistency_values(prediction)
     if prediction.trust is not None:
         values["trust"] = np.array([prediction.trust])
-    return ClipResult(clip.name, clip.domain, clip.kind, stride, {key: np.atleast_1d(v) for key, v in values.items()})
+    kept = Answer(
+        world_from_cam=prediction.world_from_cam,
+        focal_px=prediction.focal_px,
+        focal_interval_px=prediction.focal_interval_px,
+        trust=prediction.trust,
+    )
+    return ClipResult(clip.name, clip.domain, clip.kind, stride, values, kept)
 
 
 def depth_values(clip: EvalClip, prediction: Prediction) -> dict[str, np.ndarray]:
@@ -117,7 +139,8 @@ def middle_fscore(clip: EvalClip, predicted: np.ndarray) -> float:
         return float("nan")
     intrinsics[:2] /= clip.depth_stride
     aligned = predicted[index] * np.median(true_m[measured]) / np.median(predicted[index][measured])
-    clouds = [metrics.backproject(depth, intrinsics)[measured] for depth in (aligned, true_m)]
+    thin = max(1, int(measured.sum()) // MAX_POINTS)
+    clouds = [metrics.backproject(depth, intrinsics)[measured][::thin] for depth in (aligned, true_m)]
     return metrics.cloud_fscore(*clouds, threshold_m=0.05 * float(np.median(true_m[measured])))
 
 

@@ -9,9 +9,9 @@ from scipy.spatial.transform import Rotation
 from test_datasets import write_corpus, write_sequence
 
 from ss3d_lib import baselines, evaluate, protocol, report
-from ss3d_lib.baselines import Guess
 from ss3d_lib.datasets import EvalClip, open_set
 from ss3d_lib.files import read_json, write_json
+from ss3d_lib.protocol import Answer
 
 REAL = Path("../shared/data/sequences")
 
@@ -46,7 +46,7 @@ def oracle(clip: EvalClip, stride: int = 1, **changes):
     world[:3, :3], world[:3, 3] = Rotation.from_rotvec([0.4, -1.0, 0.2]).as_matrix(), [3, 4, 5]
     poses = world @ clip.poses_c2w[::stride]
     poses[:, :3, 3] *= 0.25
-    guess = Guess(
+    guess = Answer(
         depth_m=0.25 * depth,
         log_depth_std=np.full(depth.shape, 0.1),
         world_from_cam=poses,
@@ -167,7 +167,7 @@ def test_always_forward_is_right_on_a_forward_drive():
     clip = make_clip()
     poses = np.tile(np.eye(4), (9, 1, 1))
     poses[:, 2, 3] = np.arange(9)
-    forward = lambda frames: Guess(world_from_cam=baselines.straight_line(len(frames), np.array([0.0, 0, -1])))
+    forward = lambda frames: Answer(world_from_cam=baselines.straight_line(len(frames), np.array([0.0, 0, -1])))
     values = protocol.evaluate_clip(replace(clip, poses_c2w=poses), forward).values
     assert np.max(values["dir_deg"]) < 1e-6 and values["ate_sim3"][0] < 1e-6
 
@@ -178,7 +178,7 @@ def test_trivial_figures_of_real_sequences():
     known = {"hololens_office": (0.252, 4.2, 40), "redkitchen": (0.310, 0.38, 69), "kitti_drive": (None, 0.06, 1.3)}
     for name, (absrel, rot_deg, axis_deg) in known.items():
         (clip,) = open_set(name, "data", REAL)
-        guess = lambda frames: Guess(
+        guess = lambda frames: Answer(
             depth_m=np.broadcast_to(1.0, frames.shape[:3]),
             world_from_cam=baselines.straight_line(len(frames), np.array([0.0, 0, -1])),
         )
@@ -254,7 +254,7 @@ def test_the_readme_agrees_with_the_summary():
 
 def test_evaluate_sequences_writes_the_figures_of_a_folder(tmp_path):
     write_sequence(tmp_path / "office")
-    guess = lambda frames: Guess(
+    guess = lambda frames: Answer(
         depth_m=np.ones(frames.shape[:3]),
         world_from_cam=baselines.straight_line(len(frames), np.array([-1.0, 0, 0])),
         focal_px=22.0,

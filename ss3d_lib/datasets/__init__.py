@@ -5,9 +5,18 @@ from pathlib import Path
 
 from ss3d_lib.datasets.clip import DatasetError, EvalClip
 from ss3d_lib.datasets.embedded import iterate_embedded
-from ss3d_lib.datasets.sequences import iterate_sequences, load_sequence
+from ss3d_lib.datasets.sequences import find_sequences, iterate_sequences, load_sequence
 
-__all__ = ["DatasetError", "EvalClip", "has_set", "iterate_embedded", "iterate_sequences", "load_sequence", "open_set"]
+__all__ = [
+    "DatasetError",
+    "EvalClip",
+    "find_sequences",
+    "has_set",
+    "iterate_embedded",
+    "iterate_sequences",
+    "load_sequence",
+    "open_set",
+]
 
 
 def _place(name: str, data: str | Path, sequences: str | Path) -> Path:
