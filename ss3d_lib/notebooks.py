@@ -120,13 +120,13 @@ def scrub(notebook: NotebookNode, root: Path) -> NotebookNode:
         if cell.cell_type == "code":
             cell.outputs = _merge_streams(cell.outputs)
             for output in cell.outputs:
-                _scrub_output(output, f"{root}/")
+                _scrub_output(output, str(root))
     return number_cells(notebook)
 
 
 def _scrub_output(output: NotebookNode, root: str) -> None:
     def clean(text: str) -> str:
-        return re.sub(r"\bat 0x[0-9a-f]+", "at 0x", text.replace(root, ""))
+        return re.sub(r"\bat 0x[0-9a-f]+", "at 0x", text.replace(f"{root}/", "").replace(root, "."))
 
     if "text" in output:
         output.text = clean(output.text)
