@@ -63,12 +63,12 @@ class ClipResult:
 
 
 def choose_stride(clip: EvalClip) -> int:
-    """The label-free frame stride of a clip, at least three frames kept."""
-    from ss3d_lib.signal import best_stride
+    """The label-free frame stride of a clip: the one that its score chooses, at least three frames kept."""
+    from ss3d_lib.signal import shot_signal
     from ss3d_lib.video import to_working
 
-    stride = best_stride(to_working(clip.frames)[0])
-    return max(1, min(int(stride), (len(clip.frames) - 1) // 2))
+    stride = shot_signal(to_working(clip.frames)[0]).stride
+    return max(1, min(stride, (len(clip.frames) - 1) // 2))
 
 
 def evaluate_clip(clip: EvalClip, predict: Predictor, stride: int = 1) -> ClipResult:
