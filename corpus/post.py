@@ -36,7 +36,7 @@ def motion_blur(frames: np.ndarray, shutter: float) -> np.ndarray:
         near = min(k + 1, len(frames) - 2) if k + 1 >= len(frames) else k + 1
         flow = flow_of.calc(grey[k], grey[near], None)
         steps = np.linspace(-shutter / 2, shutter / 2, 5)
-        out.append(np.mean([cv2.remap(frame, grid + s * flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for s in steps], 0))
+        out.append(np.mean([cv2.remap(frame, (grid + s * flow).astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for s in steps], 0))
     return np.stack(out)
 
 

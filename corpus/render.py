@@ -18,7 +18,7 @@ BUILDERS = {"street": outdoors.street, "terrain": outdoors.terrain, "forest": ou
 CV_FROM_BLENDER = np.diag([1.0, -1.0, -1.0, 1.0])   # Blender's camera looks along -z with y up
 
 
-def render_shot(domain: str, seed: int, request: Request, width: int, height: int, focal_px: float, samples: int = 3) -> tuple:
+def render_shot(domain: str, seed: int, request: Request, width: int, height: int, focal_px: float, samples: int = 2) -> tuple:
     """Build the world of a seed and film it.
 
     Returns: linear rgb (T, h, w, 3) float32, z-depth (T, h, w) float32 in metres (inf for the sky),
@@ -51,7 +51,7 @@ def _fresh_scene(width, height, samples):
     scene.render.engine, cycles = "CYCLES", scene.cycles
     cycles.device, cycles.samples, cycles.use_adaptive_sampling = "CPU", samples, False
     cycles.use_denoising, cycles.denoiser = True, "OPENIMAGEDENOISE"
-    cycles.denoising_quality, cycles.denoising_input_passes = "FAST", "RGB_ALBEDO"
+    cycles.denoising_quality, cycles.denoising_input_passes, cycles.denoising_prefilter = "FAST", "RGB_ALBEDO", "NONE"
     cycles.max_bounces = cycles.diffuse_bounces = cycles.glossy_bounces = 0
     cycles.use_light_tree, cycles.caustics_reflective, cycles.caustics_refractive = False, False, False
     render = scene.render
