@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ss3d_lib.geometry import sample
+from ss3d_lib.geometry import inside, sample
 from ss3d_lib.models.triangulation import half_grid
-from ss3d_lib.twoview import Motion
+from ss3d_lib.twoview import Motion, length
 
 CHAIN_STEPS = (1, 2, 4)  # how many cached flows are chained: matches at 1, 2 and 4 strides
 
@@ -145,8 +145,8 @@ def chain_flow(
         returned = sample(back, place + hop / 2).permute(0, 2, 3, 1)
         flow = flow + hop
         end = (grid + flow - 0.5) / 2
-        on_frame = (end >= 0).all(-1) & (end[..., 0] <= width - 1) & (end[..., 1] <= height - 1)
-        agrees = (hop + returned).norm(dim=-1) < 0.7 + 0.05 * hop.norm(dim=-1)
+        on_frame = inside(end, height, width)
+        agrees = length(hop + returned) < 0.7 + 0.05 * length(hop)
         valid = valid * (on_frame & agrees) * exists[:, None, None]
         if step + 1 in steps:
             reached[step + 1] = (flow, valid)

@@ -38,28 +38,38 @@ def focal_candidates(longer_side_px: float, device: torch.device | None = None) 
     return torch.linspace(low, high, NUM_FOCALS, device=device).exp() * longer_side_px
 
 
-def to_rays(pixels: Float[Tensor, "P M 2"], focal_px: Float[Tensor, "P"]) -> Float[Tensor, "P M 3"]:
-    """Rays (z = 1) of centred pixels."""
-    xy = pixels / focal_px[:, None, None]
-    return torch.cat([xy, torch.ones_like(xy[..., :1])], dim=-1)
+def to_rays(pixels: Float[Tensor, "P M 2"], focal_px: Float[Tensor, "P"]) -> Float[Tensor, "P 3 M"]:
+    """Rays (z = 1) of centred pixels; matches lie in the last dimension, where arithmetic is fast."""
+    xy = pixels.transpose(1, 2) / focal_px[:, None, None]
+    return torch.cat([xy, torch.ones_like(xy[:, :1])], dim=1)
+
+
+def cross_matrix(vector: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3 3"]:
+    """The matrix [v]x with [v]x w = v x w."""
+    return torch.linalg.cross(vector[:, None], torch.eye(3, device=vector.device).expand(len(vector), 3, 3)).transpose(1, 2)
+
+
+def cross(a: Float[Tensor, "P 3 M"], b: Float[Tensor, "P 3 M"]) -> Float[Tensor, "P 3 M"]:
+    """Cross products along dimension 1, without the strided access of torch.linalg.cross."""
+    return torch.stack([
+        a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1], a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2], a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+    ], dim=1)
 
 
 def sampson(
-    rotation: Float[Tensor, "P 3 3"], direction: Float[Tensor, "P 3"], x1: Float[Tensor, "P M 3"], x2: Float[Tensor, "P M 3"]
-) -> tuple[Float[Tensor, "P M"], Float[Tensor, "P M"], Float[Tensor, "P M 3"]]:
-    """Signed epipolar residual x2' E x1, its Sampson denominator, and the rotated rays R x1."""
-    rotated = x1 @ rotation.transpose(-1, -2)
-    t = direction[:, None].expand_as(rotated)
-    line2 = torch.cross(t, rotated, dim=-1)
-    line1 = torch.cross(x2, t, dim=-1) @ rotation
-    numerator = (x2 * line2).sum(-1)
-    denominator = (line2[..., :2].square().sum(-1) + line1[..., :2].square().sum(-1) + 1e-12).sqrt()
-    return numerator, denominator, rotated
+    rotation: Float[Tensor, "P 3 3"], direction: Float[Tensor, "P 3"], x1: Float[Tensor, "P 3 M"], x2: Float[Tensor, "P 3 M"]
+) -> tuple[Float[Tensor, "P M"], Float[Tensor, "P M"]]:
+    """Signed epipolar residual x2' E x1 and its Sampson denominator, with E = [t]x R."""
+    essential = cross_matrix(direction) @ rotation
+    line2, line1 = essential @ x1, essential.transpose(1, 2) @ x2
+    numerator = (x2 * line2).sum(1)
+    square = line2[:, 0] ** 2 + line2[:, 1] ** 2 + line1[:, 0] ** 2 + line1[:, 1] ** 2
+    return numerator, (square + 1e-12).sqrt()
 
 
 def epipolar_error_px(motion: Motion, p: Tensor, q: Tensor, focal_px: Tensor) -> Float[Tensor, "P M"]:
     """Sampson distance of every match to the motion, in pixels (signed)."""
-    numerator, denominator, _ = sampson(motion.rotation, motion.direction, to_rays(p, focal_px), to_rays(q, focal_px))
+    numerator, denominator = sampson(motion.rotation, motion.direction, to_rays(p, focal_px), to_rays(q, focal_px))
     return numerator / denominator * focal_px[:, None]
 
 
@@ -85,24 +95,24 @@ def cap_norm(step: Float[Tensor, "P D"], limit: float) -> Float[Tensor, "P D"]:
 
 def refine_motion(
     start: Motion, p: Float[Tensor, "P M 2"], q: Float[Tensor, "P M 2"], weight: Float[Tensor, "P M"],
-    focal_px: Float[Tensor, "P"], iterations: int = 8, sigma_px: float = SIGMA_PX,
+    focal_px: Float[Tensor, "P"], iterations: int = 8, sigma_px: float = SIGMA_PX, anneal: bool = True,
 ) -> Motion:
     """Robust Gauss-Newton over rotation (3) and direction of translation (2) on Sampson residuals.
 
-    The robust scale shrinks from 4 sigma to sigma over the first steps (graduated non-convexity).
+    With anneal the robust scale shrinks from 4 sigma to sigma over the first steps (graduated non-convexity).
     """
     x1, x2 = to_rays(p, focal_px), to_rays(q, focal_px)
     rotation, direction = start.rotation, start.direction
     for step in range(iterations):
-        numerator, denominator, rotated = sampson(rotation, direction, x1, x2)
+        numerator, denominator = sampson(rotation, direction, x1, x2)
         error_px = numerator / denominator * focal_px[:, None]
-        robust = (1 + (error_px / (sigma_px * max(1, 4 - step))) ** 2) ** -2
+        robust = (1 + (error_px / (sigma_px * (max(1, 4 - step) if anneal else 1))) ** 2) ** -2
         w = weight * robust * (focal_px[:, None] / denominator) ** 2
-        t = direction[:, None]
-        by_rotation = (t * rotated).sum(-1, True) * x2 - (rotated * x2).sum(-1, True) * t
-        jacobian = torch.cat([by_rotation, torch.cross(rotated, x2, dim=-1)], dim=-1)
-        weighted = (jacobian * w[..., None]).transpose(1, 2)
-        normal, gradient = weighted @ jacobian, -(weighted @ numerator[..., None])[..., 0]
+        rotated, t = rotation @ x1, direction[:, :, None]
+        by_rotation = (t * rotated).sum(1, True) * x2 - (rotated * x2).sum(1, True) * t
+        jacobian = torch.cat([by_rotation, cross(rotated, x2)], dim=1)
+        weighted = jacobian * w[:, None]
+        normal, gradient = weighted @ jacobian.transpose(1, 2), -(weighted @ numerator[..., None])[..., 0]
         # t is a unit vector: forbid motion along itself by a stiff term
         along = torch.cat([torch.zeros_like(direction), direction], dim=-1)
         stiffness = 10 * normal.diagonal(dim1=1, dim2=2)[:, 3:].mean(1)
@@ -115,7 +125,7 @@ def refine_motion(
 
 def robust_residual(rotation, direction, x1, x2, weight, focal_px, sigma_px=SIGMA_PX) -> Float[Tensor, "P"]:
     """Weighted mean of the Geman-McClure loss e^2 / (e^2 + sigma^2): 0 is a perfect fit, 1 none at all."""
-    numerator, denominator, _ = sampson(rotation, direction, x1, x2)
+    numerator, denominator = sampson(rotation, direction, x1, x2)
     square = (numerator / denominator * focal_px[:, None] / sigma_px) ** 2
     return (weight * square / (1 + square)).sum(1) / weight.sum(1).clamp(min=1e-3)
 
@@ -124,20 +134,28 @@ def solve_motion(p, q, weight, focal_px, iterations: int = 8, sigma_px: float = 
     """Best motion of each pair from four starting directions, with t in front (positive depths win)."""
     starts = F.normalize(torch.tensor(START_DIRECTIONS, device=p.device), dim=-1)
     pairs, tries = len(p), len(starts)
-    many = [value.repeat_interleave(tries, 0) for value in (p, q, weight, focal_px)]
+    few = [value[:, ::3].repeat_interleave(tries, 0) for value in (p, q, weight)]  # a third finds the basin
     rotation = torch.eye(3, device=p.device).expand(pairs * tries, 3, 3)
-    motion = refine_motion(Motion(rotation, starts.repeat(pairs, 1), rotation[:, 0, 0]), *many, iterations, sigma_px)
+    start = Motion(rotation, starts.repeat(pairs, 1), rotation[:, 0, 0])
+    motion = refine_motion(start, *few, focal_px.repeat_interleave(tries), iterations, sigma_px)
     best = motion.residual.view(pairs, tries).argmin(1) + torch.arange(pairs, device=p.device) * tries
-    return face_forward(Motion(motion.rotation[best], motion.direction[best], motion.residual[best]), p, q, weight, focal_px)
+    chosen = Motion(motion.rotation[best], motion.direction[best], motion.residual[best])
+    return face_forward(polish(chosen, p, q, weight, focal_px, 4, sigma_px), p, q, weight, focal_px)
 
 
-def inverse_depth(motion: Motion, x1: Float[Tensor, "P M 3"], x2: Float[Tensor, "P M 3"]) -> tuple[Tensor, Tensor]:
+def polish(start: Motion, p, q, weight, focal_px, iterations: int, sigma_px: float = SIGMA_PX) -> Motion:
+    """Gauss-Newton at the final robust scale, from a start that is already close."""
+    return refine_motion(start, p, q, weight, focal_px, iterations, sigma_px, anneal=False)
+
+
+def inverse_depth(
+    motion: Motion, x1: Float[Tensor, "P 3 M"], x2: Float[Tensor, "P 3 M"]
+) -> tuple[Float[Tensor, "P M"], Float[Tensor, "P M"]]:
     """Linear triangulation of 1 / z in the first camera (unit of |t|), and its information |t x x2|^2."""
-    rotated = x1 @ motion.rotation.transpose(-1, -2)
-    a = torch.cross(rotated, x2, dim=-1)
-    b = torch.cross(motion.direction[:, None].expand_as(x2), x2, dim=-1)
-    information = b.square().sum(-1)
-    return -(a * b).sum(-1) / information.clamp(min=1e-8), information
+    a = cross(motion.rotation @ x1, x2)
+    b = cross_matrix(motion.direction) @ x2
+    information = b.square().sum(1)
+    return -(a * b).sum(1) / information.clamp(min=1e-8), information
 
 
 def face_forward(motion: Motion, p, q, weight, focal_px) -> Motion:
@@ -150,14 +168,14 @@ def face_forward(motion: Motion, p, q, weight, focal_px) -> Motion:
 
 def parallax_px(motion: Motion, p, q, focal_px) -> Float[Tensor, "P M"]:
     """Length of the flow that is left after the rotation is undone: what depth can be read from."""
-    rotated = to_rays(p, focal_px) @ motion.rotation.transpose(-1, -2)
-    still = rotated[..., :2] / rotated[..., 2:].clamp(min=0.05) * focal_px[:, None, None]
-    return (q - still).norm(dim=-1)
+    rotated = motion.rotation @ to_rays(p, focal_px)
+    left = q.transpose(1, 2) - rotated[:, :2] / rotated[:, 2:].clamp(min=0.05) * focal_px[:, None, None]
+    return (left[:, 0] ** 2 + left[:, 1] ** 2 + 1e-12).sqrt()
 
 
 def residual_curves(
     p: Float[Tensor, "P M 2"], q: Float[Tensor, "P M 2"], weight: Float[Tensor, "P M"],
-    candidates_px: Float[Tensor, "C"], iterations: int = 6, sigma_px: float = SIGMA_PX,
+    candidates_px: Float[Tensor, "C"], iterations: int = 4, sigma_px: float = SIGMA_PX,
 ) -> tuple[Float[Tensor, "P C"], Motion]:
     """Robust epipolar residual of each pair at each focal candidate, each with its own best motion.
 
@@ -177,13 +195,20 @@ def residual_curves(
     epipole = torch.cat([base.direction[:, None, :2] * ratio, base.direction[:, None, 2:].expand(-1, count, -1)], dim=-1)
     many = [value.repeat_interleave(count, 0) for value in (p, q, weight)]
     start = Motion(so3_exp(pan).flatten(0, 1), F.normalize(epipole, dim=-1).flatten(0, 1), base.residual)
-    swept = refine_motion(start, *many, candidates_px.repeat(pairs), iterations, sigma_px)
+    swept = polish(start, *many, candidates_px.repeat(pairs), iterations, sigma_px)
     return swept.residual.view(pairs, count), base
 
 
 def weighted_median(values: Float[Tensor, "B M"], weight: Float[Tensor, "B M"]) -> Float[Tensor, "B"]:
-    """The value below which half of the weight lies, row by row."""
+    """The value below which half of the weight lies, row by row; long rows are read at every fourth entry."""
+    if values.shape[1] > 4096:
+        values, weight = values[:, ::4], weight[:, ::4]  # sorting dominates, and a median needs no more
     ordered, order = values.sort(dim=1)
     total = weight.gather(1, order).cumsum(1)
     index = (total >= total[:, -1:] / 2).float().argmax(1, keepdim=True)
     return ordered.gather(1, index)[:, 0]
+
+
+def length(vector: Float[Tensor, "*B 2"]) -> Float[Tensor, "*B"]:
+    """Euclidean length of image vectors; torch's own norm is slow along a short last dimension."""
+    return (vector[..., 0].square() + vector[..., 1].square() + 1e-12).sqrt()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ss3d_lib.geometry import image_centre, pixel_grid
 from ss3d_lib.models.matching import Matches
-from ss3d_lib.twoview import NUM_FOCALS, focal_candidates, residual_curves
+from ss3d_lib.twoview import NUM_FOCALS, focal_candidates, length, residual_curves
 
 MATCH_STEP = 8  # one match every so many pixels: 540 a pair at the working size
 
@@ -112,5 +112,5 @@ def clip_curves(matches: Matches, clips: int) -> tuple[Float[Tensor, "B C"], Flo
 def summarise(curves: Tensor, flow: Tensor, weight: Tensor, clips: int) -> Float[Tensor, "B 3"]:
     """Best residual, share of usable matches and log of the mean flow of each clip."""
     per_clip = lambda value: value.view(clips, -1).mean(1)  # noqa: E731
-    length = (flow.norm(dim=-1) * weight).sum(1) / weight.sum(1).clamp(min=1e-3)
-    return torch.stack([per_clip(curves.amin(1)), per_clip(weight.mean(1)), per_clip((length + 0.1).log()) / 3], dim=1)
+    moved_px = (length(flow) * weight).sum(1) / weight.sum(1).clamp(min=1e-3)
+    return torch.stack([per_clip(curves.amin(1)), per_clip(weight.mean(1)), per_clip((moved_px + 0.1).log()) / 3], dim=1)

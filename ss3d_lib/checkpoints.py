@@ -1,0 +1,42 @@
+"""Models as safetensors files: weights, and as metadata the size of the network and where it came from."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ss3d_lib.files import atomic_write
+from ss3d_lib.models import ClipNet
+
+FORMAT = "ss3d-clipnet-1"
+
+
+def save_model(model: ClipNet, path: str | Path, metadata: dict[str, str | int | float] | None = None) -> None:
+    """Write weights and metadata; the bytes depend on nothing else."""
+    meta = {"format": FORMAT, "size": model.size, "about": json.dumps(metadata or {}, sort_keys=True)}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary, meta)
+
+
+def load_model(path: str | Path) -> ClipNet:
+    """The network of a checkpoint, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged or is not a checkpoint of this project.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"checkpoint {path} does not exist: run the stage that writes it (`dvc repro`) or give another path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            if meta.get("format") != FORMAT:
+                raise ValueError(f"{path} is not a {FORMAT} checkpoint: give a model.safetensors written by this project")
+            model = ClipNet(meta["size"])
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"checkpoint {path} cannot be read ({str(error)[:200]}): make it again or fetch it with `dvc pull`") from error
+    return model.eval()

@@ -1,0 +1,121 @@
+"""Stage 2: depth learnt from what flow and the stage-1 motions triangulate (notebook 04).
+
+Each training image gets depth evidence from up to six frame pairs (1, 2 and 4 strides, both directions).
+All of it is the target; the network sees a random part of it, with random holes, or none: it learns to
+complete, to denoise, and to fall back on the image alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ss3d_lib.data import CHAIN_STEPS, Shot, cached_motion, chain_flow, frames_tensor, pick_shots
+from ss3d_lib.intrinsics import texture_weight
+from ss3d_lib.losses import resize_map, smoothness_loss, triangulation_loss, uncertainty_loss
+from ss3d_lib.models import ClipNet
+from ss3d_lib.models.triangulation import DepthEvidence, as_channels, fuse, triangulate
+
+PAIRS_PER_FRAME = 2 * len(CHAIN_STEPS)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Weights of the loss terms of stage 2 and how the input is degraded."""
+
+    triangulation: float = 1.0
+    uncertainty: float = 0.1
+    smoothness: float = 0.02
+    single_image: float = 0.2  # share of images that see no evidence at all
+    min_crop: float = 0.7  # smallest random crop, as a share of the side
+
+
+@dataclass(frozen=True)
+class DepthBatch:
+    """Images with the evidence that the network may see and the evidence that judges it."""
+
+    frames: Float[Tensor, "B 3 H W"]
+    given: DepthEvidence
+    target: DepthEvidence
+
+
+def pair_evidence(shots: list[Shot], starts: list[int], frames: Float[Tensor, "B 3 H W"]) -> DepthEvidence:
+    """Depth evidence of the six directed pairs of each image, flattened to (B * 6, h, w)."""
+    texture = texture_weight(frames)
+    focal_px = torch.tensor([shot.cameras.focal_px for shot in shots])
+    maps = []
+    for backward in (False, True):
+        flows = chain_flow(shots, starts, CHAIN_STEPS, backward)
+        for steps, (flow, valid) in flows.items():
+            motion = cached_motion(shots, starts, steps, backward)
+            trusted = valid * texture * (1 - motion.residual)[:, None, None]
+            maps.append(triangulate(flow, trusted, motion, focal_px))
+    stack = lambda name: torch.stack([getattr(m, name) for m in maps], dim=1).flatten(0, 1)  # noqa: E731
+    return DepthEvidence(stack("log_inverse_depth"), stack("weight"), stack("moving"))
+
+
+def degrade(evidence: DepthEvidence, images: int, single_image: float, rng: torch.Generator) -> DepthEvidence:
+    """Drop pairs, patches and, for some images, everything; add the noise of a short clip's matches."""
+    height, width = evidence.weight.shape[-2:]
+    kept = (torch.rand(images, PAIRS_PER_FRAME, 1, 1, generator=rng) < 0.6).float()
+    keep_all = torch.rand(images, 1, 1, 1, generator=rng) >= single_image
+    patches = torch.rand(images, 1, height // 12 + 1, width // 12 + 1, generator=rng)
+    holes = F.interpolate((patches > torch.rand(images, 1, 1, 1, generator=rng) * 0.5).float(), (height, width))
+    mask = (kept * keep_all * holes).flatten(0, 1)
+    noise = 0.03 * torch.randn(evidence.log_inverse_depth.shape, generator=rng)
+    return DepthEvidence(evidence.log_inverse_depth + noise, evidence.weight * mask, evidence.moving * mask)
+
+
+def augment(batch: DepthBatch, min_crop: float, rng: torch.Generator) -> DepthBatch:
+    """Flip, crop and zoom, and change colours; log inverse depth is blind to all three."""
+    flip = bool(torch.rand(1, generator=rng) < 0.5)
+    share = min_crop + (1 - min_crop) * float(torch.rand(1, generator=rng))
+    offset = torch.rand(2, generator=rng).tolist()
+
+    def crop(x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        h, w = round(height * share), round(width * share)
+        top, left = int(offset[0] * (height - h)), int(offset[1] * (width - w))
+        x = x[..., top : top + h, left : left + w]
+        x = x.flip(-1) if flip else x
+        return F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+
+    maps = lambda e: DepthEvidence(*crop(torch.stack([e.log_inverse_depth, e.weight, e.moving], 1)).unbind(1))  # noqa: E731
+    gain = 0.8 + 0.4 * torch.rand(len(batch.frames), 3, 1, 1, generator=rng)
+    frames = (crop(batch.frames) * gain)[:, torch.randperm(3, generator=rng)].clamp(0, 1)
+    return DepthBatch(frames, maps(batch.given), maps(batch.target))
+
+
+def draw_batch(shots: list[Shot], weights: np.ndarray, count: int, terms: Terms, rng: torch.Generator) -> DepthBatch:
+    """Random images of one working size with their evidence."""
+    chosen = pick_shots(shots, weights, count, rng)
+    starts = [int(torch.randint(len(shot.frames), (1,), generator=rng)) for shot in chosen]
+    frames = frames_tensor([shot.frames[start] for shot, start in zip(chosen, starts)])
+    evidence = pair_evidence(chosen, starts, frames)
+    target = fuse(evidence, count, PAIRS_PER_FRAME)
+    given = fuse(degrade(evidence, count, terms.single_image, rng), count, PAIRS_PER_FRAME)
+    return augment(DepthBatch(frames, given, target), terms.min_crop, rng)
+
+
+def joint_loss(model: ClipNet, shots: list[Shot], weights: np.ndarray, count: int, terms: Terms, rng: torch.Generator) -> dict[str, Tensor]:
+    """All terms of stage 2 on a fresh batch."""
+    with torch.no_grad():
+        batch = draw_batch(shots, weights, count, terms, rng)
+    return depth_terms(model, batch, terms)
+
+
+def depth_terms(model: ClipNet, batch: DepthBatch, terms: Terms) -> dict[str, Tensor]:
+    """Triangulation, uncertainty and smoothness terms of a batch."""
+    log_inverse, log_std = model.depth_net(batch.frames, as_channels(batch.given))
+    size = batch.target.weight.shape[-2:]
+    full, full_std = resize_map(log_inverse, size), resize_map(log_std, size)
+    parts = {
+        "triangulation": triangulation_loss(full, batch.target),
+        "uncertainty": uncertainty_loss(full, full_std, batch.target),
+        "smoothness": smoothness_loss(log_inverse, batch.frames),
+    }
+    parts["loss"] = sum(getattr(terms, name) * value for name, value in parts.items()) + 1e-3 * log_inverse.square().mean()
+    return parts

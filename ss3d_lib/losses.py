@@ -1,0 +1,49 @@
+"""What stage 2 minimises; each term is a function of maps and returns a scalar.
+
+Depth is compared in log space after its free scale is removed by a weighted median, so nothing here can
+reward a collapse of the scale.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ss3d_lib.models.triangulation import DepthEvidence
+from ss3d_lib.twoview import weighted_median
+
+LOG_CLAMP = 1.5  # errors beyond e^1.5 = 4.5x are mismatches, not depth
+
+
+def resize_map(x: Float[Tensor, "B a b"], size: tuple[int, int]) -> Float[Tensor, "B h w"]:
+    """Bilinear resampling of a batch of maps (pixel areas scale)."""
+    return F.interpolate(x[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def log_depth_error(log_inverse: Float[Tensor, "B h w"], target: DepthEvidence) -> Float[Tensor, "B h w"]:
+    """|log ratio| of predicted and triangulated depth after the weighted median of it is taken away."""
+    gap = target.log_inverse_depth - log_inverse
+    median = weighted_median(gap.detach().flatten(1), target.weight.flatten(1) + 1e-6)
+    return (gap - median[:, None, None]).abs()
+
+
+def triangulation_loss(log_inverse: Float[Tensor, "B h w"], target: DepthEvidence) -> Tensor:
+    """Weighted L1 on log depth against what the shot's motion triangulates."""
+    error = log_depth_error(log_inverse, target).clamp(max=LOG_CLAMP)
+    return (error * target.weight).sum() / target.weight.sum().clamp(min=1)
+
+
+def uncertainty_loss(log_inverse: Float[Tensor, "B h w"], log_std: Float[Tensor, "B h w"], target: DepthEvidence) -> Tensor:
+    """Negative log likelihood (Laplace; Kendall & Gal 2017, eq. 8) of the errors; trains log_std alone."""
+    error = log_depth_error(log_inverse.detach(), target).clamp(max=LOG_CLAMP)
+    return ((error * (-log_std).exp() + log_std) * target.weight).sum() / target.weight.sum().clamp(min=1)
+
+
+def smoothness_loss(log_inverse: Float[Tensor, "B h w"], frames: Float[Tensor, "B 3 H W"]) -> Tensor:
+    """Edge-aware smoothness of log inverse depth (Godard et al. 2017, eq. 3)."""
+    image = F.interpolate(frames, log_inverse.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
+    total = 0.0
+    for axis in (-2, -1):
+        edges = image.diff(dim=axis).abs().mean(1)
+        total = total + (log_inverse.diff(dim=axis).abs() * torch.exp(-8 * edges)).mean()
+    return total

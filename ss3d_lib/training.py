@@ -1,0 +1,156 @@
+"""One training loop for every stage: it knows nothing of the model but its loss.
+
+Each step's random numbers depend on (seed, step) alone, and the rolling checkpoint holds weights,
+optimiser and history; so training that was interrupted at any moment, even by kill -9, ends with the
+weights of an undisturbed run. Several processes (accelerate) share the micro-batches of a step.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ss3d_lib.data import generator
+from ss3d_lib.files import atomic_write
+from ss3d_lib.progress import progress
+
+LossFn = Callable[[torch.Generator], dict[str, Tensor]]
+MAX_RETRIES = 3  # returns to the last good state before training gives up
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to train; everything that the final weights depend on."""
+
+    steps: int
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup_steps: int = 50
+    final_rate: float = 0.02  # share of the learning rate left at the end of the cosine
+    max_gradient_norm: float = 1.0
+    micro_batches: int = 1  # gradients of so many batches are averaged in each step
+    seed: int = 0
+    save_every: int = 100  # steps between rolling checkpoints
+
+
+def learning_rate(plan: Plan, step: int) -> float:
+    """Linear warm-up, then a cosine down to final_rate."""
+    warm = min(1.0, (step + 1) / max(1, plan.warmup_steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / max(1, plan.steps)))
+    return plan.learning_rate * warm * (plan.final_rate + (1 - plan.final_rate) * cosine)
+
+
+def train(
+    module: nn.Module, loss_fn: LossFn, plan: Plan, folder: str | Path, label: str,
+    parameters: Iterable[nn.Parameter] | None = None, fingerprint: str = "",
+) -> pd.DataFrame:
+    """Minimise loss_fn(rng)["loss"] over the module's parameters.
+
+    Args:
+        loss_fn: takes the step's generator and returns scalar tensors by name, "loss" among them.
+        folder: where the rolling checkpoint lies; a checkpoint of another plan or fingerprint is ignored.
+        parameters: those to train, all by default.
+        fingerprint: what else the result depends on, such as the names of the shots.
+
+    Returns:
+        One row per step: every returned scalar, the learning rate and the gradient norm.
+
+    Raises:
+        FloatingPointError: when the loss is not finite although the last good state was restored 3 times.
+    """
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    trained = list(module.parameters() if parameters is None else parameters)
+    optimiser = torch.optim.AdamW(trained, lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    rolling = Path(folder) / "rolling.safetensors"
+    identity = json.dumps([asdict(plan), fingerprint], sort_keys=True)
+    history = restore(rolling, module, optimiser, identity)
+    save(rolling, module, optimiser, identity, history, accelerator)
+    retries = 0
+    module.train()
+    steps = iter(progress(range(len(history), plan.steps), plan.steps - len(history), label))
+    step = next(steps, None)
+    while step is not None:
+        row = take_step(module, loss_fn, plan, len(history), retries, optimiser, trained, accelerator)
+        if row is None:
+            retries += 1
+            if retries > MAX_RETRIES:
+                raise FloatingPointError(f"{label}: loss not finite at step {len(history)}; lower learning_rate ({plan.learning_rate})")
+            history = restore(rolling, module, optimiser, identity)
+            continue
+        history.append(row)
+        if len(history) % plan.save_every == 0 or len(history) == plan.steps:
+            save(rolling, module, optimiser, identity, history, accelerator)
+        while step is not None and step < len(history):
+            step = next(steps, None)
+    module.eval()
+    return pd.DataFrame(history)
+
+
+def take_step(module, loss_fn, plan: Plan, step: int, retries: int, optimiser, trained, accelerator) -> dict | None:
+    """One optimiser step over the micro-batches; None when loss or gradient is not finite."""
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(plan, step)
+    optimiser.zero_grad(set_to_none=True)
+    mine = range(accelerator.process_index, plan.micro_batches, accelerator.num_processes)
+    means: dict[str, float] = {}
+    for index in mine:
+        rng = generator(plan.seed + 7919 * retries, step * plan.micro_batches + index)
+        parts = loss_fn(rng)
+        (parts["loss"] / plan.micro_batches).backward()
+        for name, value in parts.items():
+            means[name] = means.get(name, 0.0) + float(value.detach()) / plan.micro_batches
+    if accelerator.num_processes > 1:
+        for parameter in trained:
+            if parameter.grad is not None:
+                parameter.grad = accelerator.reduce(parameter.grad, "sum")
+        names = sorted(means)
+        summed = accelerator.reduce(torch.tensor([means[name] for name in names]), "sum")
+        means = dict(zip(names, summed.tolist()))
+    norm = float(torch.nn.utils.clip_grad_norm_(trained, plan.max_gradient_norm))
+    if not (math.isfinite(norm) and math.isfinite(means["loss"])):
+        return None
+    optimiser.step()
+    return {"step": step, **means, "learning_rate": learning_rate(plan, step), "gradient_norm": norm}
+
+
+def save(path: Path, module: nn.Module, optimiser, identity: str, history: list[dict], accelerator: Accelerator) -> None:
+    """Write the rolling checkpoint in one atomic move (rank 0 only)."""
+    if not accelerator.is_main_process:
+        return
+    tensors = {f"model/{name}": value.contiguous() for name, value in module.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        for name, value in state.items():
+            tensors[f"optimiser/{index}/{name}"] = torch.as_tensor(value).contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, {"identity": identity, "history": json.dumps(history)})
+
+
+def restore(path: Path, module: nn.Module, optimiser, identity: str) -> list[dict]:
+    """Load the rolling checkpoint if it belongs to this run; return its history (empty = from the start)."""
+    if not path.exists():
+        return []
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            if meta.get("identity") != identity:
+                return []
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable checkpoint ({error}): delete it to train from the start") from error
+    module.load_state_dict({name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimiser/"):
+            _, index, key = name.split("/")
+            state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return json.loads(meta["history"])
