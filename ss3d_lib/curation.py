@@ -1,6 +1,6 @@
 """From a folder of videos to shots of frames: cut, paced, cropped, scaled to the working size, without duplicates.
 
-`curate_video` is the one function that handles a video; `curate_folder` runs it over all videos in spawned
+`curate_video` is the one function that handles a video; `curate_videos` runs it over all videos in spawned
 processes, keeps each finished video on disk, and so goes on where it was stopped. A file that fails becomes a row
 with its reason; it never stops the others. Introduced in notebook 01.
 """
@@ -39,6 +39,9 @@ class CurateSettings:
     duplicate_bits: int = 8
 
 
+DEFAULTS = CurateSettings()
+
+
 @dataclass(frozen=True)
 class ShotRow:
     """One line of shots.csv: a shot, or a file that failed.
@@ -72,7 +75,7 @@ class Shot:
     hashes: np.ndarray
 
 
-def curate_video(path: str | Path, settings: CurateSettings = CurateSettings(), name: str = "") -> Iterator[Shot]:
+def curate_video(path: str | Path, settings: CurateSettings = DEFAULTS, name: str = "") -> Iterator[Shot]:
     """Yield the shots of one video, in order, one at a time: memory does not grow with the video's length.
 
     Args:
@@ -216,18 +219,18 @@ def _stamp(path: Path, settings: CurateSettings) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def curate_folder(
-    videos: Path, out: Path, work: Path, settings: CurateSettings = CurateSettings(), workers: int = 2, watch=iter
+def curate_videos(
+    paths: Sequence[Path], out: Path, work: Path, settings: CurateSettings = DEFAULTS, workers: int = 2, watch=iter
 ) -> list[ShotRow]:
-    """Curate every video under `videos` into `out`: shots.csv and frames/SHOT.npy. Returns the rows, sorted.
+    """Curate the videos `paths` into `out`: shots.csv and frames/SHOT.npy. Returns the rows, sorted.
 
     Args:
         work: where finished videos wait; after an interruption the next call goes on from there.
         watch: wraps the iterable of finished videos, e.g. a progress display.
     """
-    names = shot_names(video.find_videos(videos))
+    names = shot_names(paths)
     jobs = [(path, name, Path(work), settings) for path, name in names.items()]
-    for path, name, error in watch(run_jobs(curate_to, jobs, workers)):
+    for (path, name, *_), _, error in watch(run_jobs(curate_to, jobs, workers)):
         if error:
             record = {"row": asdict(_failed(path, name, 0, error, 0.0, 0.0).row), "hashes": []}
             (Path(work) / name).mkdir(parents=True, exist_ok=True)

@@ -6,45 +6,45 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
+from typing import Any
 
 import cv2
 
 
-def run_jobs(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[tuple[Path, str, str]]:
+def run_jobs(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[tuple[tuple, Any, str]]:
     """Call function(*job) for every job in spawned processes (decord does not survive a fork).
 
-    Yields (path, name, error), error "" when all went well, as jobs finish. A job that kills its process is tried
-    once more alone, and then given up with a reason; the others go on.
+    Yields (job, result, error) as jobs finish; error is "" when all went well, else the result is None. The first
+    element of a job names it in errors. A job that kills its process is tried once more alone, and then given up
+    with a reason; the others go on.
     """
-    if workers <= 1:
-        yield from ((*job[:2], _attempt(function, job)) for job in jobs)
+    if workers <= 1 or len(jobs) <= 1:
+        yield from ((job, *_attempt(function, job)) for job in jobs)
         return
-    waiting = {i: job for i, job in enumerate(jobs)}
+    waiting = dict(enumerate(jobs))
     with _pool(min(workers, len(jobs))) as pool:
         futures = {pool.submit(_attempt, function, job): i for i, job in waiting.items()}
         for future in as_completed(futures):
             try:
-                error = future.result()
+                result = future.result()
             except BrokenProcessPool:
                 continue
-            yield (*waiting.pop(futures[future])[:2], error)
+            yield (waiting.pop(futures[future]), *result)
     for job in waiting.values():
         with _pool(1) as pool:
             try:
-                error = pool.submit(_attempt, function, job).result()
+                result = pool.submit(_attempt, function, job).result()
             except BrokenProcessPool:
-                error = f"{job[0]}: reading it crashed the process; convert it with another program or remove it"
-        yield (*job[:2], error)
+                result = None, f"{job[0]}: reading it crashed the process; convert it with another program or remove it"
+        yield (job, *result)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,))
 
 
-def _attempt(function: Callable, job: tuple) -> str:
+def _attempt(function: Callable, job: tuple) -> tuple[Any, str]:
     try:
-        function(*job)
+        return function(*job), ""
     except Exception as error:  # one bad file must not stop the rest: the reason goes into its row
-        return f"{job[0]}: {type(error).__name__}: {error}"
-    return ""
+        return None, f"{job[0]}: {type(error).__name__}: {error}"

@@ -162,3 +162,66 @@ def inverse_depth_maps(maps: Mapping[str, np.ndarray]) -> Figure:
         show_inverse_depth(axis, 1 / values, name, colorbar=True)
     figure.tight_layout()
     return figure
+
+
+def shot_sheet(
+    pictures: Sequence[np.ndarray], titles: Sequence[str], good: Sequence[bool], columns: int = 8
+) -> Figure:
+    """A contact sheet: one picture (H, W, 3) a shot, framed green where it was kept and red where it was not."""
+    rows = max(1, -(-len(pictures) // columns))
+    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.25 * rows), squeeze=False)
+    for axis in axes.flat[len(pictures) :]:
+        axis.set_axis_off()
+    for axis, picture, title, fine in zip(axes.flat, pictures, titles, good):
+        show_image(axis, picture)
+        axis.set_title(title, fontsize=6, pad=2)
+        for spine in axis.spines.values():
+            spine.set(color="C2" if fine else "C3", linewidth=2)
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def score_overview(scores: np.ndarray, reasons: Sequence[str], threshold: float) -> Figure:
+    """Left: the distribution of the scores (N,) and the threshold. Right: shots per reason ("" means kept)."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
+    left.hist(scores, bins=np.linspace(0, 1, 21), color="C0")
+    left.axvline(threshold, color="k", ls="--", lw=0.8)
+    left.set(xlabel="score", ylabel="shots", title="multi-view signal")
+    names, counts = np.unique([reason.split(":")[0] or "signal" for reason in reasons], return_counts=True)
+    right.barh(names, counts, color=["C2" if name == "signal" else "C3" for name in names])
+    right.set(xlabel="shots", title="kept, or why not")
+    figure.tight_layout()
+    return figure
+
+
+def term_strips(terms: Mapping[str, np.ndarray], groups: Sequence[str]) -> Figure:
+    """One panel per term (N,), one dot per shot, grouped by what the shot was found to be."""
+    figure, axes = plt.subplots(1, len(terms), figsize=(1.9 * len(terms), 3), sharey=True, squeeze=False)
+    order = sorted(set(groups), key=lambda name: (name != "signal", name))
+    for axis, (name, values) in zip(axes[0], terms.items()):
+        sns.stripplot(x=values, y=list(groups), order=order, hue=list(groups), hue_order=order, size=3.5, ax=axis, legend=False)
+        axis.set(xlabel=name, ylabel="")
+    figure.tight_layout()
+    return figure
+
+
+def pair_anatomy(image: np.ndarray, points: np.ndarray, layers: Mapping[str, np.ndarray]) -> Figure:
+    """A frame (H, W, 3), and on it one scatter of `points` (N, 2) px per layer (N,), each with its colour bar."""
+    figure, axes = plt.subplots(1, len(layers) + 1, figsize=(3 * (len(layers) + 1), 2.4))
+    show_image(axes[0], image, "frame")
+    for axis, (name, values) in zip(axes[1:], layers.items()):
+        show_image(axis, np.full_like(image, 235), name)
+        drawn = axis.scatter(*points.T, c=values, s=3, cmap=ERROR_CMAP, vmin=0, vmax=max(np.quantile(values, 0.97), 1e-3))
+        figure.colorbar(drawn, ax=axis, fraction=0.046)
+    figure.tight_layout()
+    return figure
+
+
+def change_curve(change: np.ndarray, marks: Sequence[int], ylabel: str) -> Figure:
+    """A value per frame (T,), with the borders of shots as dashed lines."""
+    figure, axis = plt.subplots(figsize=(8, 2.2))
+    axis.plot(np.arange(1, len(change) + 1), change, lw=1)
+    for mark in marks:
+        axis.axvline(mark, color="C3", ls="--", lw=0.7)
+    axis.set(xlabel="frame", ylabel=ylabel, xlim=(0, len(change) + 1))
+    return figure

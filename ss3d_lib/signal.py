@@ -49,8 +49,11 @@ class Signal:
 TERMS = tuple(f.name for f in fields(Signal) if f.name not in ("score", "stride", "reason"))
 
 
-def shot_signal(frames: np.ndarray) -> Signal:
-    """Score one shot: frames (T,H,W,3) uint8 RGB at the working size, at least two of them."""
+def shot_signal(frames: np.ndarray, min_score: float = KEPT) -> Signal:
+    """Score one shot: frames (T,H,W,3) uint8 RGB at the working size, at least two of them.
+
+    A reason is given where the score stays below `min_score`.
+    """
     images = grey(frames)
     table = measure(images)
     best = max(table, key=lambda s: _usefulness(table[s]))
@@ -60,7 +63,7 @@ def shot_signal(frames: np.ndarray) -> Signal:
     score = float(np.prod(list(factors.values())))
     luma = float(images[:: max(1, len(images) // 8)].mean())
     broken = breaks(images)
-    reason = why(at, wide, luma, broken, factors) if score < KEPT or broken else ""
+    reason = why(at, wide, luma, broken, factors) if score < min_score or broken else ""
     return Signal(
         score=round(score * (not broken), 4),
         stride=stride,

@@ -53,23 +53,39 @@ def texture(image: np.ndarray) -> np.ndarray:
     return cv2.boxFilter(slope_x * slope_x + slope_y * slope_y, -1, (7, 7))
 
 
-def pair_terms(image_a: np.ndarray, image_b: np.ndarray) -> PairTerms:
-    """Measure one pair of grey images (H,W) uint8."""
+@dataclass(frozen=True)
+class Matches:
+    """The grid points of image a: (N,2) px, where flow sends them, and which are visible, inside and matched (N,) bool."""
+
+    first: np.ndarray
+    second: np.ndarray
+    visible: np.ndarray
+    inside: np.ndarray
+    matched: np.ndarray
+
+
+def find_matches(image_a: np.ndarray, image_b: np.ndarray) -> Matches:
+    """DIS flow there and back between grey images (H,W) uint8, read on the grid."""
     forward, backward = of.dis_flow(image_a, image_b), of.dis_flow(image_b, image_a)
     height, width = image_a.shape
-    y, x = np.mgrid[GRID_PX : height - GRID_PX + 1 : GRID_PX, GRID_PX : width - GRID_PX + 1 : GRID_PX]
-    on_grid = lambda field: field[y, x].reshape(y.size, -1).squeeze(-1) if field.ndim == 2 else field[y, x].reshape(-1, 2)  # noqa: E731
-    visible = on_grid(texture(image_a)) > TEXTURE
-    inside = visible & on_grid(of.inside(forward))
-    matched = visible & on_grid(of.consistent(forward, backward))
-    motion = on_grid(forward).astype(np.float64)
-    length = np.linalg.norm(motion, axis=1)
+    y, x = np.mgrid[GRID_PX : height - GRID_PX + 1 : GRID_PX, GRID_PX : width - GRID_PX + 1 : GRID_PX].reshape(2, -1)
+    first = np.stack([x, y], 1).astype(np.float64)
+    visible = (texture(image_a) > TEXTURE)[y, x]
+    inside = visible & of.inside(forward)[y, x]
+    matched = inside & of.consistent(forward, backward)[y, x]
+    return Matches(first, first + forward[y, x], visible, inside, matched)
+
+
+def pair_terms(image_a: np.ndarray, image_b: np.ndarray) -> PairTerms:
+    """Measure one pair of grey images (H,W) uint8."""
+    found = find_matches(image_a, image_b)
+    length = np.linalg.norm(found.second - found.first, axis=1)
     terms = {f.name: getattr(NOTHING, f.name) for f in fields(PairTerms)}
-    terms |= {"visible": visible.mean(), "matched": matched.sum() / max(inside.sum(), 1)}
-    terms["flow_px"] = np.median(length[visible]) if visible.any() else 0.0
-    if matched.sum() >= 60:
-        first = np.stack([x.ravel(), y.ravel()], 1).astype(np.float64)[matched]
-        terms |= match_terms(first, first + motion[matched], (height, width))
+    terms["visible"] = found.visible.mean()
+    terms["matched"] = found.matched.sum() / max(found.inside.sum(), 1)
+    terms["flow_px"] = np.median(length[found.visible]) if found.visible.any() else 0.0
+    if found.matched.sum() >= 60:
+        terms |= match_terms(found.first[found.matched], found.second[found.matched], image_a.shape)
     return PairTerms(**{name: float(value) for name, value in terms.items()})
 
 
@@ -121,11 +137,16 @@ def epipolar_support(
     """
     if off.sum() < 20:
         return 0.0, 0.0
+    explained = epipolar_distance(first, second) < 0.3 + 0.15 * rest
+    return float(explained[off].mean()), float((off & ~explained).mean())
+
+
+def epipolar_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Sampson distance (N,) px of the matches to the best fundamental matrix (MAGSAC++); inf where none is found."""
     matrix, _ = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, 0.7, 0.999, 1000)
     if matrix is None or matrix.shape != (3, 3):
-        return 0.0, float(off.mean())
-    explained = sampson_distance(first, second, matrix) < 0.3 + 0.15 * rest
-    return float(explained[off].mean()), float((off & ~explained).mean())
+        return np.full(len(first), np.inf)
+    return sampson_distance(first, second, matrix)
 
 
 def sampson_distance(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -1,0 +1,175 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 · Score: which shots show one scene from several places?
+#
+# **Goal.** Give every shot a score in [0, 1] for its multi-view signal, the frame stride that suits it, and a reason
+# when there is no signal; cache the optical flow of the shots that are kept. No label is read.
+#
+# **Prerequisites.** Notebook 01.
+#
+# **Inputs.** `results/curate/shots.csv`, `results/curate/frames/`.
+#
+# **Outputs.** `results/score/scores.csv`, `flow/SHOT.npz` (flow there and back at the shot's stride), `figures/`,
+# `metrics.json`. From the shell: `python -m ss3d_lib.score FOLDER_OR_VIDEO --out scores.csv`.
+#
+# **Time and memory.** About two minutes for the embedded corpus on 2 cores, 1 GB; the smoke profile: seconds.
+#
+# **The number you should get.** About three quarters of the embedded shots are kept.
+
+# %% tags=["parameters"]
+seed = 0  # every stage has it; scoring draws nothing at random
+threads = 2  # shots scored at the same time
+min_score = 0.5  # the middle of every ramp below: keep what is more likely useful than not
+
+# %%
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ss3d_lib import plots, signal, twoframe
+from ss3d_lib.curation import read_rows
+from ss3d_lib.files import write_json
+from ss3d_lib.flow import grey
+from ss3d_lib.progress import progress
+from ss3d_lib.score import read_flow, score_shots
+
+plots.use_style()
+curated, out, work = Path("results/curate"), Path("results/score"), Path(".scratch/score/shots")
+rows = [row for row in read_rows(curated / "shots.csv") if row.status == "kept"]
+assert rows, "notebook 01 kept no shot: look at results/curate/shots.csv"
+load = lambda shot: np.load(curated / "frames" / f"{shot}.npy", allow_pickle=False)
+
+# %% [markdown]
+# ## One pair of frames
+# 1. **Match.** Flow from a to b and back: a pixel that does not come home is occluded or mismatched.
+# 2. **Take the best homography away.** It explains a still camera, a rotation, a zoom, and a flat scene. What it leaves is
+#    parallax: the sign of depth.
+# 3. **Ask one epipolar geometry to explain the rest.** It can if the scene is rigid; a mover breaks it.
+#
+# **Predict:** where on this frame is the distance to the homography largest?
+
+# %%
+longest = max(rows, key=lambda row: row.frames)
+frames = load(longest.shot)
+images = grey(frames)
+stride = min(4, len(images) - 1)
+found = twoframe.find_matches(images[0], images[stride])
+first, second = found.first[found.matched], found.second[found.matched]
+layers = {
+    "flow, px": np.linalg.norm(second - first, axis=1),
+    "off the homography, px": twoframe.homography_distance(first, second),
+    "off the epipolar line, px": twoframe.epipolar_distance(first, second),
+}
+plots.save_figure(plots.pair_anatomy(frames[0], first, layers), out / "figures" / "pair.png")
+
+# %% [markdown]
+# ## From pairs to a shot
+# Pairs spread over the shot, at strides of 1, 2, 4, 8 and 16 frames. Slow cameras need wide strides; the widest that still
+# matches tells best what stands still. The score is taken at the stride where most can be learnt:
+#
+# $$ s = \underbrace{r(v)}_{\text{visible}} \cdot \underbrace{r(m)}_{\text{matched}} \cdot
+# \underbrace{\sqrt{r(p)\,r(c)}}_{\text{parallax, its spread}} \cdot \underbrace{r(e)}_{\text{epipolar}} \cdot
+# \underbrace{(1 - r(z))}_{\text{not still}} $$
+#
+# with linear ramps $r$ from 0 to 1 (their ends: `signal.score_factors`); $v$ share of the picture with texture, $m$ share of
+# it that matches, $p$ share of the matches off the homography, $c$ share of 4 x 4 cells where there are such matches, $e$
+# share of those that one epipolar geometry explains, $z$ share that stands still. A product: every factor can veto.
+
+# %%
+table = signal.measure(images)
+pd.DataFrame({f"stride {stride}": vars(terms) for stride, terms in table.items()}).round(2)
+
+# %% [markdown]
+# ## All shots
+
+# %%
+watch = lambda jobs: progress(jobs, len(rows), "scoring shots")
+scored = score_shots(rows, curated / "frames", out, work, min_score, threads, watch)
+scores = pd.DataFrame(scored)
+plots.save_figure(
+    plots.score_overview(scores.score.to_numpy(), scores.reason.tolist(), min_score), out / "figures" / "scores.png"
+)
+
+# %%
+assert scores.score.between(0, 1).all() and (scores.stride >= 1).all()
+assert ((scores.reason == "") == (scores.kept == 1)).all()
+for row in scored:
+    assert bool(row.kept) == (out / "flow" / f"{row.shot}.npz").is_file()
+scores.sort_values("score").head(10)[["shot", "score", "stride", "reason"]]
+
+# %% [markdown]
+# ## Why shots are rejected
+# One row of examples a reason: the first, middle and last frame of up to two shots.
+
+# %%
+pictures, titles, good = [], [], []
+for reason, group in sorted(scores.groupby("reason"), key=lambda item: item[0]):
+    for shot in group.shot.iloc[:2]:
+        frames = load(shot)
+        pictures += [frames[0], frames[len(frames) // 2], frames[-1]]
+        titles += [f"{reason or 'signal'} {shot[-14:]}", "", ""]
+        good += [reason == ""] * 3
+plots.save_figure(plots.shot_sheet(pictures, titles, good, columns=6), out / "figures" / "reasons.png")
+
+# %%
+names = ("matched", "parallax", "spread", "epipolar", "still")
+terms = {name: scores[name].to_numpy() for name in names}
+groups = scores.reason.replace("", "signal")
+plots.save_figure(plots.term_strips(terms, groups), out / "figures" / "terms.png")
+
+# %% [markdown]
+# ## The flow cache
+# Training reads flow instead of computing it again: half resolution, in px of the working size.
+
+# %%
+kept = scores[scores.kept == 1]
+assert len(kept), "no shot has a multi-view signal: training needs some; look at results/score/scores.csv"
+stride, forward, backward = read_flow(out / "flow" / f"{kept.shot.iloc[0]}.npz")
+print(f"{kept.shot.iloc[0]}: stride {stride}, {forward.shape[0]} pairs of flow {forward.shape[1:]}, {forward.dtype}")
+assert np.isfinite(forward).all() and forward.shape == backward.shape
+
+# %%
+metrics = {
+    "shots": len(scores),
+    "kept": len(kept),
+    "kept_share": len(kept) / len(scores),
+    "mean_score": scores.score.mean(),
+    "median_stride_kept": kept.stride.median(),
+    "reasons": {reason: int(count) for reason, count in groups.value_counts().items()},
+}
+write_json(out / "metrics.json", metrics)
+shutil.rmtree(work)  # everything is in results/score now
+metrics
+
+# %% [markdown]
+# ## Recap
+# - Rotation, zoom and flat scenes are homographies: they move every pixel and teach nothing about depth.
+# - Parallax alone is no proof: movers have it too. One epipolar geometry must explain it.
+# - The score is label-free; the ground truth of the embedded corpus only ever judges it (tests).
+#
+# ## Exercises
+# 1. All matches shifted by the same 10 px: what is the distance to the best homography?
+# 2. Points at random depths, seen by a camera that moves sideways: which share is off the plane?
+
+# %% tags=["solution"]
+rng = np.random.default_rng(seed)
+points = rng.uniform((0, 0), (240, 144), (500, 2))
+assert twoframe.homography_distance(points, points + (10, 0)).max() < 1e-3
+
+# %% tags=["solution"]
+parallax = np.stack([20 / rng.uniform(2, 20, 500), np.zeros(500)], 1)
+found_terms = twoframe.match_terms(points, points + parallax, (144, 240))
+print(f"off the plane {found_terms['parallax']:.2f}, explained {found_terms['epipolar']:.2f}")
+assert found_terms["parallax"] > 0.3 and found_terms["epipolar"] > 0.99
+
+# %% [markdown]
+# Next: [03 · Stage 1: intrinsics first](03_stage1_intrinsics.ipynb)

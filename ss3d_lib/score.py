@@ -1,0 +1,145 @@
+"""Score shots: the stage's workers, and `python -m ss3d_lib.score FOLDER_OR_VIDEO --out scores.csv` from the shell.
+
+Both call the same `signal.shot_signal`. Introduced in notebook 02.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ss3d_lib import flow, signal, video
+from ss3d_lib.curation import DEFAULTS, CurateSettings, ShotRow, curate_video, shot_names, write_rows
+from ss3d_lib.files import atomic_write, read_json, write_json
+from ss3d_lib.jobs import run_jobs
+from ss3d_lib.progress import progress
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One line of scores.csv: where the shot is, its score and stride, why it was rejected, and the terms."""
+
+    video: str
+    shot: str
+    start_s: float
+    end_s: float
+    score: float
+    stride: int
+    reason: str
+    kept: int
+    visible: float = 0.0
+    matched: float = 0.0
+    parallax: float = 0.0
+    spread: float = 0.0
+    epipolar: float = 0.0
+    still: float = 0.0
+    moving: float = 0.0
+    parallax_px: float = 0.0
+    flow_px: float = 0.0
+    luma: float = 0.0
+
+
+def score_row(row: ShotRow, frames: np.ndarray | None, min_score: float = signal.KEPT) -> ScoreRow:
+    """The score of one shot; a shot that curation dropped, or a file that failed, scores 0 for curation's reason."""
+    place = {"video": row.video, "shot": row.shot, "start_s": row.start_s, "end_s": row.end_s}
+    if frames is None:
+        return ScoreRow(**place, score=0.0, stride=1, reason=row.reason, kept=0)
+    found = signal.shot_signal(frames, min_score)
+    return ScoreRow(**place, kept=int(not found.reason), **asdict(found))
+
+
+def score_video(path: Path, name: str = "", settings: CurateSettings = DEFAULTS) -> list[ScoreRow]:
+    """The rows of one video, straight from the file."""
+    return [score_row(shot.row, shot.frames) for shot in curate_video(path, settings, name)]
+
+
+def score_folder(folder: Path, workers: int = 2, watch=iter) -> list[ScoreRow]:
+    """The rows of every video under a folder (or of one video), sorted by shot."""
+    jobs = list(shot_names(video.find_videos(folder)).items())
+    rows: list[ScoreRow] = []
+    for (path, name), result, error in watch(run_jobs(score_video, jobs, workers)):
+        rows += result or [ScoreRow(Path(path).as_posix(), f"{name}_s00", 0.0, 0.0, 0.0, 1, error, 0)]
+    return sorted(rows, key=lambda row: (row.video, row.start_s))
+
+
+def score_shots(
+    rows: Sequence[ShotRow], frames_folder: Path, out: Path, work: Path, min_score: float, workers: int = 2, watch=iter
+) -> list[ScoreRow]:
+    """The stage: score the kept shots of curation; write scores.csv and flow/SHOT.npz of the shots with a signal.
+
+    Args:
+        frames_folder: holds SHOT.npy. work: where finished shots wait, so that an interrupted run goes on.
+    """
+    (out / "flow").mkdir(parents=True, exist_ok=True)
+    kept = [row for row in rows if row.status == "kept"]
+    jobs = [(row, frames_folder / f"{row.shot}.npy", out / "flow", work, min_score) for row in kept]
+    scored: list[ScoreRow] = []
+    for (row, *_), result, error in watch(run_jobs(_score_to, jobs, workers)):
+        if error:  # frames that curation wrote can be read: this is a fault of ours, not of a video
+            raise RuntimeError(f"{row.shot}: scoring failed: {error}")
+        scored.append(result)
+    scored.sort(key=lambda row: row.shot)
+    write_rows(out / "scores.csv", scored)
+    return scored
+
+
+def _score_to(row: ShotRow, frames_path: Path, flow_folder: Path, work: Path, min_score: float) -> ScoreRow:
+    done, cache = work / f"{row.shot}.json", flow_folder / f"{row.shot}.npz"
+    if done.is_file():
+        earlier = read_json(done)
+        if earlier["row"] == asdict(row) and earlier["min_score"] == min_score:
+            found = ScoreRow(**earlier["score"])
+            if cache.is_file() or not found.kept:
+                return found
+    frames = np.load(frames_path, mmap_mode="r", allow_pickle=False)
+    found = score_row(row, np.asarray(frames), min_score)
+    if found.kept:
+        write_flow(cache, np.asarray(frames), found.stride)
+    write_json(done, {"row": asdict(row), "min_score": min_score, "score": asdict(found)}, digits=12)
+    return found
+
+
+def write_flow(path: Path, frames: np.ndarray, stride: int) -> None:
+    """Cache the flow k -> k+stride and back of frames (T,H,W,3): half resolution, float16, values in working px."""
+    forward, backward = flow.forward_backward(frames, stride)
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        np.savez(
+            file,
+            stride=np.array(stride, np.int32),
+            forward=flow.half(forward).astype(np.float16),
+            backward=flow.half(backward).astype(np.float16),
+        )
+
+
+def read_flow(path: Path) -> tuple[int, np.ndarray, np.ndarray]:
+    """(stride, forward, backward) of a flow cache; flows (T-stride,H/2,W/2,2) float16, in working px."""
+    with np.load(path, allow_pickle=False) as file:
+        return int(file["stride"]), file["forward"], file["backward"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m ss3d_lib.score", description="Multi-view signal score of videos.")
+    parser.add_argument("videos", type=Path, help="a video, or a folder that holds videos at any depth")
+    parser.add_argument("--out", type=Path, required=True, help="the CSV to write: a row per shot")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    options = parser.parse_args(arguments)
+    try:
+        total = len(video.find_videos(options.videos))
+        rows = score_folder(options.videos, options.workers, lambda jobs: progress(jobs, total, "scoring videos"))
+        write_rows(options.out, rows)
+    except (video.VideoError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    kept = sum(row.kept for row in rows)
+    print(f"{options.out}: {len(rows)} shots of {total} videos, {kept} with a multi-view signal")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
