@@ -36,7 +36,7 @@ class Path:
         return pose
 
 
-def wobble(rng, n: int, fps: float, amplitude: float, hz=(0.3, 1.8)) -> np.ndarray:
+def wobble(rng, n: int, fps: float, amplitude: float, hz=(0.3, 1.3)) -> np.ndarray:
     """A smooth random signal (n,) with about the given amplitude: a hand that holds a camera."""
     seconds = np.arange(n) / fps
     waves = [np.sin(2 * np.pi * (rng.uniform(*hz) * seconds + rng.random())) * rng.uniform(0.4, 1) for _ in range(4)]
@@ -58,20 +58,21 @@ def sway(rng, path: Path, fps: float, degrees: float) -> Path:
 
 
 def travel(rng, n: int, fps: float, style: str, depth_m: float, height_m: float, pitch_rad: float,
-           heading_rad: float = np.pi / 2, turn_deg=(10, 40), speed: float = 1.0, slide: bool = False) -> Path:
+           heading_rad: float = np.pi / 2, turn_deg=(10, 40), speed: float = 1.0, slide: bool = False,
+           calm: float = 1.0) -> Path:
     """A moving camera that starts over the origin: `style` is one of STYLES.
 
     depth_m is the typical depth that the step is measured against; turn_deg bounds the change of yaw over the
     shot (either way); speed multiplies the step. The camera moves along heading_rad and looks aside; with
-    `slide` it looks along heading_rad and moves aside.
+    `slide` it looks along heading_rad and moves aside. `calm` multiplies turns and sway: long lenses are held still.
     """
     low, high = STYLES[style]
     length = speed * depth_m * np.exp(rng.uniform(np.log(low), np.log(high))) * (n - 1)
     side = rng.choice([-1, 1])
     if style == "orbit":
-        return _orbit(rng, n, fps, depth_m, height_m, pitch_rad, heading_rad, length * side)
+        return _orbit(rng, n, fps, depth_m, height_m, pitch_rad, heading_rad, length * side, calm)
     still = style == "pure_forward"
-    turn = np.radians(rng.uniform(*turn_deg)) * rng.choice([-1, 1]) * (not still)
+    turn = calm * np.radians(rng.uniform(*turn_deg)) * rng.choice([-1, 1]) * (not still)
     offset_deg = {"forward": (-8, 8), "pure_forward": (0, 0), "diagonal": (20, 50), "lateral": (60, 95),
                   "crane": (40, 90)}[style]
     aside = -side * np.radians(rng.uniform(*offset_deg))
@@ -84,10 +85,10 @@ def travel(rng, n: int, fps: float, style: str, depth_m: float, height_m: float,
     yaw = heading_rad + (0 if slide else aside) + ramp(rng, n, turn) - (turn / 2 if slide else 0)
     pitch = pitch_rad + ramp(rng, n, np.radians(rng.uniform(-8, 8)) * (not still))
     return sway(rng, Path(eyes, yaw, pitch, np.full(n, np.radians(rng.normal(0, 1.5)))), fps,
-                0.2 if still else rng.uniform(0.8, 2.5))
+                0.2 if still else calm * rng.uniform(0.8, 2.2))
 
 
-def _orbit(rng, n, fps, depth_m, height_m, pitch_rad, heading_rad, length_m) -> Path:
+def _orbit(rng, n, fps, depth_m, height_m, pitch_rad, heading_rad, length_m, calm) -> Path:
     """Around a point depth_m ahead, looking at it; the length may be negative (the other way round)."""
     centre = depth_m * np.array([np.cos(heading_rad), np.sin(heading_rad)])
     angle = heading_rad + np.pi + ramp(rng, n, length_m / depth_m)
@@ -96,12 +97,13 @@ def _orbit(rng, n, fps, depth_m, height_m, pitch_rad, heading_rad, length_m) -> 
     eyes = np.stack([centre[0] + radius * np.cos(angle), centre[1] + radius * np.sin(angle), height], -1)
     look_z = height_m + depth_m * np.tan(pitch_rad)
     pitch = np.arctan2(look_z - height, radius)
-    return sway(rng, Path(eyes, angle - np.pi + rng.uniform(-0.1, 0.1), pitch, np.zeros(n)), fps, rng.uniform(0.8, 2.5))
+    return sway(rng, Path(eyes, angle - np.pi + rng.uniform(-0.1, 0.1), pitch, np.zeros(n)), fps, calm * rng.uniform(0.8, 2.2))
 
 
-def turn_in_place(rng, n: int, fps: float, height_m: float, pitch_rad: float, heading_rad: float = np.pi / 2) -> Path:
-    """Pure rotation: a pan of 12 to 45 degrees, with some tilt and roll, and no translation at all."""
-    pan = np.radians(rng.uniform(12, 45)) * rng.choice([-1, 1])
+def turn_in_place(rng, n: int, fps: float, height_m: float, pitch_rad: float, heading_rad: float = np.pi / 2,
+                  calm: float = 1.0) -> Path:
+    """Pure rotation: a pan of 12 to 45 degrees (times `calm`), with some tilt and roll, and no translation at all."""
+    pan = calm * np.radians(rng.uniform(12, 45)) * rng.choice([-1, 1])
     eyes = np.tile([0.0, 0.0, height_m], (n, 1))
     path = Path(eyes, heading_rad - pan / 2 + ramp(rng, n, pan), pitch_rad + ramp(rng, n, np.radians(rng.uniform(-6, 6))),
                 np.zeros(n))

@@ -54,13 +54,14 @@ def camera(rng, request: Request, depth_m: float, height_m, pitch_deg, styles: d
     """
     height, pitch = rng.uniform(*height_m), np.radians(rng.uniform(*pitch_deg))
     pitch -= max(0.0, request.tall_rad - np.radians(55)) * 0.22     # tall pictures look down more: less sky
+    calm = float(np.clip(request.fov_deg / 70, .5, 1.2))
     if request.kind == "rotation":
-        return cameras.turn_in_place(rng, request.frames, request.fps, height, pitch)
+        return cameras.turn_in_place(rng, request.frames, request.fps, height, pitch, calm=calm)
     if request.kind in ("static", "zoom", "dynamic_subject"):
         return cameras.stand_still(request.frames, height, pitch)
     style = str(rng.choice(list(styles), p=np.array(list(styles.values())) / sum(styles.values())))
     return cameras.travel(rng, request.frames, request.fps, style, depth_m, height, pitch, turn_deg=turn_deg,
-                          speed=2.0 if request.fast else 1.0, slide=bool(rng.random() < slide))
+                          speed=(2.0 if request.fast else 1.0) * calm**.5, calm=calm, slide=bool(rng.random() < slide))
 
 
 def is_clear(path: cameras.Path, xy, gap_m: float) -> bool:
