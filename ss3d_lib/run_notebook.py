@@ -145,6 +145,7 @@ def set_environment(parameters: Mapping[str, Any]) -> None:
     os.environ[EXECUTED_ENV] = "1"
     os.environ["PYTHONHASHSEED"] = "0"
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # repeatable matrix products on a GPU
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # figures belong in the notebook
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # a stale kernelspec in the home folder must not win
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # or each kernel greets with a debugger warning
 

@@ -19,7 +19,7 @@ The corpus could not be fetched from {STORE}/, {{state}}.
 
 def pinned_files(root: Path = Path()) -> list[Path]:
     """The .dvc files that pin data: data.dvc and those of released checkpoints."""
-    return sorted([*root.glob("*.dvc"), *root.glob("checkpoints/*.dvc")])
+    return sorted(path for path in [*root.glob("*.dvc"), *root.glob("checkpoints/*.dvc")] if path.is_file())
 
 
 def store_state(store: Path = STORE) -> str:
@@ -38,7 +38,7 @@ def pull() -> int:
     if not pinned:
         print("data.dvc is missing: restore it with git checkout -- data.dvc", file=sys.stderr)
         return 1
-    status = subprocess.run(["dvc", "pull", "--quiet", *map(str, pinned)]).returncode
+    status = subprocess.run(["dvc", "pull", *map(str, pinned)]).returncode
     if status != 0:
         print(REMEDY.format(state=store_state()), file=sys.stderr)
     return status

@@ -1,6 +1,7 @@
 """What every test shares: shapes checked, one thread, the repository root as working folder."""
 
 import os
+import subprocess
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -38,3 +39,17 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("../shared/data, real videos and sequences, is not on this machine")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def project_files() -> list[Path]:
+    """Files of the project, relative to its root: what git tracks or would; without git, all but what is made."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True) if (ROOT / ".git").exists() else None
+    if listed is not None and listed.returncode == 0:
+        names = [Path(name) for name in listed.stdout.splitlines()]
+    else:
+        made = ("data", "results", "__pycache__", ".scratch", "cache", "tmp")
+        every = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
+        names = [p for p in every if not any(part in made or part.startswith(".venv") for part in p.parts)]
+    return [name for name in names if name.parts[0] not in ("results", "dvc_store") and (ROOT / name).is_file()]
