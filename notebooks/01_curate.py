@@ -65,8 +65,8 @@ plots.save_figure(plots.shot_sheet(frames[chosen], titles, [True] * 8), out / "f
 
 # %% [markdown]
 # ## Where do shots end?
-# On pictures of 36 x 64 px, motion hardly shows and a change of scene does. A **hard cut** stands out against the frames
-# around it (scenedetect). A **dissolve** is a mixture: its frames lie on the straight line between its two ends, which a
+# On small pictures, motion hardly shows and a change of scene does. A **hard cut** stands out against the frames around it
+# (scenedetect); amid fast motion, optical flow decides: two pictures of one scene match, those of two scenes do not. A **dissolve** is a mixture: its frames lie on the straight line between its two ends, which a
 # moving camera never manages. Its frames belong to neither shot and are left out.
 #
 # **Predict:** how large is the change at a cut, compared with the changes around it?
@@ -145,7 +145,7 @@ metrics
 # 2. What does `to_working` do to a portrait video of 270 x 480 px (width x height)?
 
 # %% tags=["solution"]
-levels = lambda *greys: np.repeat(np.uint8(greys), 36 * 64 * 3).reshape(-1, 36, 64, 3)
+levels = lambda *greys: np.repeat(np.uint8(greys), 72 * 128 * 3).reshape(-1, 72, 128, 3)
 assert not shots.blends(levels(60, 60, 60, 60, 240, 240, 240, 240)).any()  # a jump is no straight line
 assert shots.blends(levels(60, 60, 60, 90, 120, 150, 180, 210, 240, 240, 240))[4:7].all()
 

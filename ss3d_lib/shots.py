@@ -10,23 +10,28 @@ import numpy as np
 from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 
-TINY = (36, 64)  # (H, W) of the pictures on which cuts are sought: motion hardly shows, a change of scene does
+from ss3d_lib import flow
+
+TINY = (72, 128)  # (H, W) of the pictures on which shots are sought
 CUT_CONTENT, CUT_RATIO = 14.0, 3.0  # scenedetect: HSV change of a cut, and its ratio to the frames around it
+SUSPECT_CHANGE, SUSPECT_RATIO = 6.0, 1.5  # a step like this may be a cut amid fast motion: flow decides
+CUT_MATCHED, SAME_MATCHED = 0.45, 0.7  # share of the picture that still matches: below is a cut, above never is
 BLEND_LENGTHS = (4, 5, 6, 7, 8, 10, 12, 15, 19, 24, 30)  # frames from the last of one shot to the first of the next
 BLEND_CHANGE = 0.75  # rms change over a dissolve, relative to the contrast of its two ends
 BLEND_RESIDUAL = 0.42  # what a mixture of the two ends leaves unexplained, relative to the change
 BLEND_BEND = 0.17  # the share of the second shot grows evenly: largest distance from a straight line
 BLACK_LEVEL, BLACK_CONTRAST = 20.0, 8.0  # mean and standard deviation of the luma of an (almost) black frame
+DIP_SLOPE, DIP_DEPTH = 1.03, 0.55  # a fade changes by 3 % a frame and takes away half of the light
 STILL_SPREAD = 3.0  # grey levels (standard deviation over time): noise and compression stay below
 
 
 def tiny(frames: np.ndarray) -> np.ndarray:
-    """(T,H,W,3) uint8 to (T,36,64,3) uint8."""
+    """(T,H,W,3) uint8 to (T,72,128,3) uint8."""
     return np.stack([cv2.resize(f, TINY[::-1], interpolation=cv2.INTER_AREA) for f in frames])
 
 
 def shot_ranges(small: np.ndarray) -> list[tuple[int, int]]:
-    """Half-open frame ranges of the shots of `small` (T,36,64,3): cut at hard cuts, without the frames of fades.
+    """Half-open frame ranges of the shots of `small` (T,72,128,3): cut at hard cuts, without the frames of fades.
 
     Hard cuts come from scenedetect's AdaptiveDetector; dissolves and fades through black from `blends`. Pieces of
     one slideshow (stills with cuts or wipes between them) are joined again: they are one shot of that kind.
@@ -42,28 +47,73 @@ def shot_ranges(small: np.ndarray) -> list[tuple[int, int]]:
 
 
 def hard_cuts(small: np.ndarray) -> list[int]:
-    """Indices of the first frames after hard cuts."""
+    """Indices of the first frames after hard cuts.
+
+    scenedetect's AdaptiveDetector finds those that stand out, and a smaller step makes a suspect when motion is fast.
+    Flow across the step has the last word: two pictures of one scene match, those of two scenes do not.
+    """
+    change = np.abs(np.diff(small.astype(np.float32), axis=0)).mean(axis=(1, 2, 3))
+    sure = set(_adaptive_cuts(small))
+    cuts = []
+    for step in range(len(change)):
+        around = np.delete(change[max(step - 3, 0) : step + 4], min(step, 3))
+        usual = float(np.median(around)) if len(around) else 0.0
+        suspect = change[step] > SUSPECT_CHANGE and change[step] > SUSPECT_RATIO * usual
+        if step + 1 in sure or suspect:
+            matched = _matched_share(small, step)
+            beside = [_matched_share(small, s) for s in (step - 1, step + 1) if 0 <= s < len(change)]
+            limit = SAME_MATCHED if step + 1 in sure else min([CUT_MATCHED, *(0.6 * share for share in beside)])
+            if matched < limit:
+                cuts.append(step + 1)
+    return cuts
+
+
+def _adaptive_cuts(small: np.ndarray) -> list[int]:
     detector = AdaptiveDetector(adaptive_threshold=CUT_RATIO, min_scene_len=3, min_content_val=CUT_CONTENT)
     padded = np.concatenate([small, small[-1:], small[-1:]])  # the detector looks two frames ahead
     found = [cut for i, f in enumerate(padded) for cut in detector.process_frame(FrameTimecode(i, 25.0), f[..., ::-1])]
     return [cut.frame_num for cut in found if 0 < cut.frame_num < len(small)]
 
 
-def blends(small: np.ndarray) -> np.ndarray:
-    """(T,) bool: the frame is a mixture of two shots, or (almost) black between them.
+def _matched_share(small: np.ndarray, index: int) -> float:
+    """Share of the picture that flow from frame `index` to the next matches there and back."""
+    a, b = flow.grey(small[index : index + 2])
+    return float(flow.consistent(flow.dis_flow(a, b), flow.dis_flow(b, a)).mean())
 
-    A window S..E is a dissolve when its inner frames are close to S + a (E - S) with a growing evenly, while S
-    and E are unlike each other. Black at one end makes it a fade.
+
+def blends(small: np.ndarray) -> np.ndarray:
+    """(T,) bool: the frame is a mixture of two shots, or lies in a fade through black.
+
+    A window S..E is a dissolve when its inner frames are close to S + a (E - S) with a growing evenly, while S and E
+    are unlike each other.
     """
-    images = small.reshape(len(small), -1).astype(np.float32)
-    luma = images.reshape(len(small), -1, 3).mean(-1)
-    black = (luma.mean(1) < BLACK_LEVEL) & (luma.std(1) < BLACK_CONTRAST)
-    # a film that is dark throughout is no fade
-    mixed = black if black.mean() < 0.5 else np.zeros(len(small), bool)
+    coarse = small.reshape(len(small), TINY[0] // 2, 2, TINY[1] // 2, 2, 3).mean(axis=(2, 4), dtype=np.float32)
+    images = coarse.reshape(len(small), -1)
+    luma = coarse.mean(-1).reshape(len(small), -1)
+    mixed = dips(luma.mean(1), luma.std(1))
     for length in BLEND_LENGTHS:
         for start in _changed(images, length):
             if _is_blend(images[start : start + length + 1]):
                 mixed[start + 1 : start + length] = True
+    return mixed
+
+
+def dips(level: np.ndarray, contrast: np.ndarray, reach: int = 24) -> np.ndarray:
+    """(T,) bool: brightness and contrast sink together and come back: a fade through black, however dark it gets.
+
+    Black frames at the beginning and the end count too. A film that is dark throughout is no fade.
+    """
+    gain = np.minimum(level / max(np.median(level), 1e-3), contrast / max(np.median(contrast), 1e-3))
+    black = (level < BLACK_LEVEL) & (contrast < BLACK_CONTRAST)
+    mixed = black.copy() if black.mean() < 0.5 else np.zeros(len(level), bool)
+    for low in np.flatnonzero((gain[1:-1] <= gain[:-2]) & (gain[1:-1] <= gain[2:])) + 1:
+        left, right = low, low
+        while left > 0 and low - left < reach and gain[left - 1] > gain[left] * DIP_SLOPE:
+            left -= 1
+        while right < len(gain) - 1 and right - low < reach and gain[right + 1] > gain[right] * DIP_SLOPE:
+            right += 1
+        if all(signal[low] < DIP_DEPTH * min(signal[left], signal[right]) for signal in (level, contrast)):
+            mixed[left + 1 : right] = True
     return mixed
 
 
