@@ -32,7 +32,7 @@ sequences = "../shared/data/sequences"  # real sequences, NAME/rgb/*.jpg; left o
 weights = {"student": "results/distill/student.safetensors"}  # which file each checkpoint name means
 max_frames = 0  # frames of each clip; 0 takes all, a smoke run takes few
 checkpoint = "student"  # the row of the table; a matrix key
-set = "embedded_test"  # "embedded_SPLIT" or "sequences"; a matrix key
+set = "embedded_test"  # embedded_SPLIT, or sequences for all real ones; a matrix key
 
 # %%
 from pathlib import Path

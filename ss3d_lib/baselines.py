@@ -15,7 +15,7 @@ import numpy as np
 
 from ss3d_lib import metrics
 from ss3d_lib.datasets import EvalClip
-from ss3d_lib.protocol import MAX_DEPTH_M, Answer, Predictor
+from ss3d_lib.protocol import Answer, Predictor
 
 GRID = {"landscape": (36, 60), "standard": (36, 48), "portrait": (60, 36)}
 """Size (h, w) of the mean map of each aspect, a quarter of the working size."""
@@ -50,7 +50,8 @@ def fit_prior(clips: Iterable[EvalClip]) -> Prior:
         directions.append((shifts / np.maximum(lengths, 1e-9))[lengths[:, 0] > 1e-4])
         if clip.depth_m is not None:
             aspect = aspect_of(height, width)
-            maps.setdefault(aspect, []).extend(normalised_inverse(depth, GRID[aspect]) for depth in clip.depth_m)
+            grids = [normalised_inverse(depth, GRID[aspect], clip.max_depth_m) for depth in clip.depth_m]
+            maps.setdefault(aspect, []).extend(grids)
     if not shares or not maps:
         raise ValueError("no multi-view clip with depth and poses to take a prior from; is the training split there?")
     means = {aspect: mean_map(np.stack(items)) for aspect, items in maps.items()}
@@ -58,9 +59,9 @@ def fit_prior(clips: Iterable[EvalClip]) -> Prior:
     return Prior(means, best_constant(np.array(shares)), (float(low), float(high)), best_direction(directions))
 
 
-def normalised_inverse(depth_m: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Inverse depth over its median on a grid (h, w), nan where nothing (or something beyond 80 m) was measured."""
-    valid = metrics.valid_depth(depth_m, MAX_DEPTH_M)
+def normalised_inverse(depth_m: np.ndarray, size: tuple[int, int], max_depth_m: float) -> np.ndarray:
+    """Inverse depth over its median on a grid (h, w), nan where nothing (or only what lies beyond the cap) was measured."""
+    valid = metrics.valid_depth(depth_m, max_depth_m)
     if not valid.any():
         return np.full(size, np.nan)
     inverse = np.where(valid, 1.0 / np.where(valid, depth_m, 1.0), 0.0)

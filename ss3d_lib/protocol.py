@@ -15,7 +15,6 @@ import numpy as np
 from ss3d_lib import metrics
 from ss3d_lib.datasets import EvalClip
 
-MAX_DEPTH_M = 80.0
 MIN_PIXELS = 64
 """An image with fewer measured pixels than this says nothing about a depth map."""
 
@@ -100,15 +99,18 @@ def depth_values(clip: EvalClip, prediction: Prediction) -> dict[str, np.ndarray
     step = clip.depth_stride
     predicted = prediction.depth_m[clip.depth_frames][:, ::step, ::step].astype(np.float64)
     true_m = clip.depth_m
-    scale = metrics.video_scale(predicted, true_m, MAX_DEPTH_M)
+    if clip.crop:
+        true_m = np.where(metrics.crop_mask(*true_m.shape[1:], clip.crop), true_m, 0)
+    cap_m = clip.max_depth_m
+    scale = metrics.video_scale(predicted, true_m, cap_m)
     rows = []
     for index in range(len(true_m)):
-        measured = (true_m[index] > 0) & (true_m[index] < MAX_DEPTH_M)
+        measured = metrics.valid_depth(true_m[index], cap_m)
         if measured.sum() < MIN_PIXELS:
             continue
         row: dict[str, float] = {}
         for alignment in metrics.ALIGNMENTS:
-            row |= metrics.depth_metrics(predicted[index], true_m[index], alignment, MAX_DEPTH_M, scale=scale)
+            row |= metrics.depth_metrics(predicted[index], true_m[index], alignment, cap_m, scale=scale)
         if prediction.log_depth_std is not None:
             std = prediction.log_depth_std[clip.depth_frames[index], ::step, ::step][measured]
             row |= confidence_of(predicted[index][measured], true_m[index][measured], std)
@@ -133,7 +135,7 @@ def middle_fscore(clip: EvalClip, predicted: np.ndarray) -> float:
     """F-score of the middle depth map's cloud after median scaling, at 5 % of the median depth; true intrinsics."""
     index = len(predicted) // 2
     true_m = clip.depth_m[index].astype(np.float64)
-    measured = (true_m > 0) & (true_m < MAX_DEPTH_M)
+    measured = metrics.valid_depth(true_m, clip.max_depth_m)
     intrinsics = clip.intrinsics[clip.depth_frames[index]].copy()
     if measured.sum() < MIN_PIXELS or not np.isfinite(intrinsics).all():
         return float("nan")

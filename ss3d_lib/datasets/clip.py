@@ -25,6 +25,8 @@ class EvalClip:
     depth_stride: int = 1
     domain: str = "real"
     kind: str = "multi_view"
+    max_depth_m: float = 80.0  # the set's published cap: farther pixels are not judged
+    crop: str = ""  # the set's published evaluation crop, a name in ss3d_lib.metrics.CROPS; "" = the whole image
 
     def strided(self, stride: int) -> "EvalClip":
         """Every stride-th frame, with the truth that belongs to it."""
