@@ -68,14 +68,27 @@ def read_depths(folder: Path, images: list[Path], size: tuple[int, int]) -> tupl
     paths = {index: path for index, path in paths.items() if path.exists()}
     if not paths:
         return None, None
-    depths = []
-    for path in paths.values():
-        depth_mm = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if depth_mm is None or depth_mm.dtype != np.uint16 or depth_mm.shape != size:
-            found = None if depth_mm is None else (depth_mm.dtype, depth_mm.shape)
-            raise DatasetError(f"{path}: need a uint16 png of {size} in millimetres, found {found}")
-        depths.append(depth_mm.astype(np.float32) / 1000)
+    depths = [read_depth_png(path, 1000.0) for path in paths.values()]
+    for path, depth_m in zip(paths.values(), depths):
+        if depth_m.shape != size:
+            raise DatasetError(f"{path}: is {depth_m.shape} but its frame {size}; bring them to one size")
     return np.stack(depths), np.fromiter(paths, dtype=np.int64)
+
+
+def read_depth_png(path: Path, per_metre: float) -> np.ndarray:
+    """(H, W) float32 metres of a uint16 png with `per_metre` units a metre; 0 = not measured."""
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+    if image is None or image.dtype != np.uint16 or image.ndim != 2:
+        found = "no image" if image is None else f"{image.dtype} {image.shape}"
+        raise DatasetError(f"{path}: need a uint16 png of one channel, found {found}; copy it again")
+    return image.astype(np.float32) / np.float32(per_metre)
+
+
+def need_folder(path: Path, what: str) -> Path:
+    """The path itself. Raises DatasetError, saying what it should be, where it is no folder."""
+    if not path.is_dir():
+        raise DatasetError(f"{path}: no such folder; give {what}")
+    return path
 
 
 def read_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:

@@ -1,0 +1,243 @@
+"""The public sets' adapters, each on a tiny copy of its own layout that the test writes with known answers."""
+
+import sys
+import types
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+from scipy.spatial.transform import Rotation
+
+from ss3d_lib.datasets import DatasetError, kitti, nyu, scenes, sintel, tum
+
+SIZE = (12, 20)
+
+
+def write_image(path: Path, shade: int = 100, size: tuple[int, int] = SIZE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), np.full((*size, 3), (10, 20, shade), np.uint8))
+
+
+def write_depth(path: Path, metres: float, per_metre: float, size: tuple[int, int] = SIZE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    depth = np.full(size, round(metres * per_metre), np.uint16)
+    depth[0, 0] = 0
+    assert cv2.imwrite(str(path), depth)
+
+
+def shifted(x: float) -> np.ndarray:
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = Rotation.from_euler("y", 10 * x, degrees=True).as_matrix(), [x, 0, 0]
+    return pose
+
+
+# --- Sintel -----------------------------------------------------------------------------------------------------
+
+
+def write_sintel(root: Path) -> None:
+    tag = np.float32(sintel.TAG).tobytes()
+    for name in sintel.SEQUENCES:
+        for frame in (1, 2):
+            write_image(root / f"training/final/{name}/frame_{frame:04d}.png")
+            depth = np.tile(np.arange(20, dtype="<f4") + frame, (12, 1))
+            camera = np.concatenate([[30, 0, 10, 0, 30, 6, 0, 0, 1], np.linalg.inv(shifted(frame))[:3].ravel()])
+            for kind, suffix, content in (
+                ("depth", "dpt", np.array([20, 12], "<i4").tobytes() + depth.tobytes()),
+                ("camdata_left", "cam", camera.astype("<f8").tobytes()),
+            ):
+                path = root / f"training/{kind}/{name}/frame_{frame:04d}.{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(tag + content)
+
+
+def test_sintel(tmp_path):
+    write_sintel(tmp_path)
+    clips = list(sintel.iterate_sintel(tmp_path))
+    assert [clip.name for clip in clips] == list(sintel.SEQUENCES) and len(clips) == 14
+    clip = clips[0]
+    assert clip.frames.shape == (2, *SIZE, 3) and clip.focal_px == 30 and clip.max_depth_m == 70
+    np.testing.assert_allclose(clip.poses_c2w[1], shifted(2), atol=1e-12)
+    np.testing.assert_array_equal(clip.depth_m[1, 3], np.arange(20) + 2)
+
+
+def test_sintel_names_a_foreign_and_a_short_file(tmp_path):
+    write_sintel(tmp_path)
+    path = tmp_path / "training/depth/alley_2/frame_0001.dpt"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(DatasetError, match="holds 239 values"):
+        next(sintel.iterate_sintel(tmp_path))
+    path.write_bytes(b"hello, I am text")
+    with pytest.raises(DatasetError, match="frame_0001.dpt: does not begin with"):
+        next(sintel.iterate_sintel(tmp_path))
+    with pytest.raises(DatasetError, match="no such folder"):
+        next(sintel.iterate_sintel(tmp_path / "nowhere"))
+
+
+# --- TUM and Bonn -----------------------------------------------------------------------------------------------
+
+
+def write_rgbd(folder: Path, frames: int = 9) -> None:
+    """Colour every 33 ms; depth 5 ms later, missing for frame 2; poses at 100 Hz."""
+    folder.mkdir(parents=True)
+    colours, depths = ["# colour"], ["# depth"]
+    for index in range(frames):
+        time_s = 100 + index / 30
+        write_image(folder / f"rgb/{time_s:.6f}.png", shade=index * 10)
+        colours.append(f"{time_s:.6f} rgb/{time_s:.6f}.png")
+        if index != 2:
+            write_depth(folder / f"depth/{time_s:.6f}.png", 1 + index / 10, 5000)
+            depths.append(f"{time_s + 0.005:.6f} depth/{time_s:.6f}.png")
+    truth = ["# timestamp tx ty tz qx qy qz qw"]
+    for tick in range(frames * 4):
+        x = tick / 100
+        quaternion = Rotation.from_matrix(shifted(x)[:3, :3]).as_quat()
+        truth.append(" ".join(f"{value:.9f}" for value in (100 + x, x, 0, 0, *quaternion)))
+    for name, lines in (("rgb", colours), ("depth", depths), ("groundtruth", truth)):
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+
+
+def test_tum_associates_by_time(tmp_path):
+    write_rgbd(tmp_path / "seq")
+    clip = tum.load_rgbd(tmp_path / "seq", tum.CAMERAS["freiburg3"], "tum")
+    assert len(clip.frames) == 8, "the frame without a depth within 20 ms is left out"
+    np.testing.assert_allclose(clip.depth_m[2, 1, 1], 1.3, atol=1e-4)
+    assert clip.depth_m[0, 0, 0] == 0 and abs(clip.frames[2, 0, 0, 0] - 30) <= 1
+    np.testing.assert_allclose(clip.poses_c2w[-1], shifted(0.27), atol=0.01)
+    assert clip.focal_px == 535.4
+    thinned = tum.load_rgbd(tmp_path / "seq", tum.CAMERAS["freiburg3"], "tum", step=3, most=2)
+    np.testing.assert_allclose(thinned.depth_m[:, 1, 1], [1.0, 1.4], atol=1e-4)
+
+
+def test_tum_dynamics_and_bonn_find_their_sequences(tmp_path):
+    for name in tum.DYNAMIC:
+        write_rgbd(tmp_path / name)
+    write_rgbd(tmp_path / "rgbd_bonn_balloon")
+    clips = list(tum.iterate_tum_dynamics(tmp_path))
+    assert len(clips) == 8 and len(clips[0].frames) == 3
+    (bonn,) = tum.iterate_bonn(tmp_path)
+    assert bonn.domain == "bonn" and bonn.focal_px == pytest.approx(542.822841)
+    (tmp_path / tum.DYNAMIC[1] / "depth.txt").unlink()
+    with pytest.raises(DatasetError, match="depth.txt: missing"):
+        list(tum.iterate_tum_dynamics(tmp_path))
+
+
+# --- 7-Scenes and ScanNet ---------------------------------------------------------------------------------------
+
+
+def test_seven_scenes(tmp_path):
+    folder = tmp_path / "chess" / "seq-01"
+    for index in range(2):
+        write_image(folder / f"frame-{index:06d}.color.png")
+        write_depth(folder / f"frame-{index:06d}.depth.png", 65.535 if index else 2.0, 1000)
+        np.savetxt(folder / f"frame-{index:06d}.pose.txt", shifted(index))
+    (clip,) = scenes.iterate_seven_scenes(tmp_path)
+    assert clip.name == "chess_seq-01" and clip.depth_m[0, 1, 1] == 2 and clip.depth_m[1].max() == 0
+    np.testing.assert_allclose(clip.poses_c2w[1], shifted(1))
+    (folder / "frame-000001.pose.txt").unlink()
+    with pytest.raises(DatasetError, match="frame-000001.pose.txt: missing"):
+        next(scenes.iterate_seven_scenes(tmp_path))
+
+
+def test_scannet_leaves_out_lost_poses_and_takes_the_depth_size(tmp_path):
+    folder = tmp_path / "scene0000_00"
+    (folder / "intrinsic").mkdir(parents=True)
+    np.savetxt(folder / "intrinsic/intrinsic_depth.txt", np.diag([15.0, 15, 1, 1]))
+    (folder / "pose").mkdir()
+    for index in (0, 1, 2, 10):
+        write_image(folder / f"color/{index}.jpg", size=(24, 40))
+        write_depth(folder / f"depth/{index}.png", 1 + index, 1000)
+        np.savetxt(folder / f"pose/{index}.txt", np.full((4, 4), -np.inf) if index == 1 else shifted(index))
+    (clip,) = scenes.iterate_scannet(tmp_path)
+    assert clip.frames.shape == (3, *SIZE, 3) and clip.focal_px == 15
+    assert clip.depth_m[:, 1, 1].tolist() == [1, 3, 11], "frames go by number, not by the alphabet"
+
+
+# --- KITTI ------------------------------------------------------------------------------------------------------
+
+DRIVE = "2011_09_26/2011_09_26_drive_0002_sync"
+
+
+def write_kitti(root: Path) -> np.ndarray:
+    """One drive of 5 frames; a camera of 10 px that looks along the scanner's x; three points, one hidden."""
+    for index in range(5):
+        write_image(root / DRIVE / f"image_02/data/{index:010d}.png")
+    points = np.float32([[8, 0, 0, 0.5], [4, 0, 0, 0.5], [5, 1, 0.5, 0.5], [-5, 0, 0, 0.5]])
+    (root / DRIVE / "velodyne_points/data").mkdir(parents=True)
+    points.tofile(root / DRIVE / "velodyne_points/data/0000000002.bin")
+    day = root / "2011_09_26"
+    (day / "calib_cam_to_cam.txt").write_text(
+        "calib_time: 09-Jan-2012 13:57:47\nR_rect_00: 1 0 0 0 1 0 0 0 1\nP_rect_02: 10 0 10 0 0 10 6 0 0 0 1 0\n"
+    )
+    (day / "calib_velo_to_cam.txt").write_text("R: 0 -1 0 0 0 -1 1 0 0\nT: 0 0 0\n")
+    (root / "split.txt").write_text(f"{DRIVE} 0000000002 l\n")
+    expected = np.zeros(SIZE)
+    expected[6, 10], expected[5, 8] = 4, 5  # the nearer of two on one ray; (x, y) = (-1, -0.5) * 10 / 5 + centre
+    return expected
+
+
+def test_kitti_raw_lidar_and_neighbours(tmp_path):
+    expected = write_kitti(tmp_path)
+    (clip,) = kitti.iterate_kitti_eigen(tmp_path, tmp_path / "split.txt")
+    assert len(clip.frames) == 5 and clip.depth_frames.tolist() == [2] and clip.crop == "garg"
+    np.testing.assert_allclose(clip.depth_m[0], expected)
+    assert clip.focal_px == 10
+
+
+def test_kitti_improved_truth_leaves_out_lines_without_it(tmp_path):
+    write_kitti(tmp_path)
+    (tmp_path / "split.txt").write_text(f"{DRIVE} 0000000002 l\n{DRIVE} 0000000000 l\n")
+    folder = tmp_path / "improved/val" / Path(DRIVE).name / "proj_depth/groundtruth/image_02"
+    write_depth(folder / "0000000000.png", 7.5, 256)
+    (clip,) = kitti.iterate_kitti_eigen(tmp_path, tmp_path / "split.txt", tmp_path / "improved", crop="eigen_kitti")
+    assert clip.depth_m[0, 3, 3] == 7.5 and clip.depth_frames.tolist() == [0] and len(clip.frames) == 3
+
+
+def test_kitti_names_what_is_missing(tmp_path):
+    write_kitti(tmp_path)
+    (tmp_path / DRIVE / "velodyne_points/data/0000000002.bin").unlink()
+    with pytest.raises(DatasetError, match="0000000002.bin: missing"):
+        next(kitti.iterate_kitti_eigen(tmp_path, tmp_path / "split.txt"))
+    (tmp_path / "split.txt").write_text("drive 12\n")
+    with pytest.raises(DatasetError, match="line 1"):
+        next(kitti.iterate_kitti_eigen(tmp_path, tmp_path / "split.txt"))
+
+
+def test_kitti_odometry_moves_the_poses_to_the_colour_camera(tmp_path):
+    for index in range(2):
+        write_image(tmp_path / f"sequences/09/image_2/{index:06d}.png")
+    (tmp_path / "sequences/09/calib.txt").write_text("P0: 10 0 10 0 0 10 6 0 0 0 1 0\nP2: 10 0 10 5 0 10 6 0 0 0 1 0\n")
+    (tmp_path / "poses").mkdir()
+    np.savetxt(tmp_path / "poses/09.txt", np.stack([shifted(x)[:3].ravel() for x in (0, 3)]))
+    (clip,) = kitti.iterate_kitti_odometry(tmp_path, ("09",))
+    # P2's last column is fx * 0.5: the colour camera stands half a metre to the left of the grey one
+    np.testing.assert_allclose(clip.poses_c2w[0][:3, 3], [-0.5, 0, 0])
+    np.testing.assert_allclose(
+        clip.poses_c2w[1], shifted(3) @ np.linalg.inv(np.array([[1, 0, 0, 0.5], *np.eye(4)[1:]]))
+    )
+
+
+# --- NYU --------------------------------------------------------------------------------------------------------
+
+
+def test_nyu_reads_matlab_order_and_counting(tmp_path, monkeypatch):
+    """h5py is not a dependency: a stand-in serves the arrays in the file's own order, columns first."""
+    images = np.arange(3 * 3 * 20 * 12, dtype=np.uint8).reshape(3, 3, 20, 12)
+    depths = np.arange(3 * 20 * 12, dtype=np.float32).reshape(3, 20, 12) / 100
+
+    class File(dict):
+        def __init__(self, path, mode):
+            super().__init__(images=images, depths=depths)
+
+        __enter__, __exit__ = (lambda self: self), (lambda self, *_: None)
+
+    monkeypatch.setitem(sys.modules, "h5py", types.SimpleNamespace(File=File))
+    with pytest.raises(DatasetError, match="nyu_depth_v2_labeled.mat: missing"):
+        next(nyu.iterate_nyu(tmp_path))
+    (tmp_path / "nyu_depth_v2_labeled.mat").write_bytes(b"")
+    scipy.io.savemat(tmp_path / "splits.mat", {"testNdxs": np.array([[1], [3]])})
+    first, second = nyu.iterate_nyu(tmp_path)
+    assert (first.name, second.name) == ("nyu_0000", "nyu_0002") and first.crop == "eigen_nyu"
+    assert second.frames.shape == (2, 12, 20, 3) and second.depth_m.shape == (1, 12, 20)
+    assert second.depth_m[0, 5, 7] == depths[2, 7, 5] and second.frames[1, 5, 7, 2] == images[2, 2, 7, 5]
