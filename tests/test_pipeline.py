@@ -104,15 +104,15 @@ def test_a_change_of_distill_runs_what_reads_it_and_nothing_before(stages):
 
 
 def test_every_checkpoint_is_evaluated_on_every_set(stages, written):
+    weights = params.load_sections()["evaluate"]["weights"]
+    assert {"stage2", "student", "supervised_ceiling"} <= set(weights)
     rows = written["evaluate"]["foreach"]
-    checkpoints = {row["checkpoint"] for row in rows.values()}
-    assert {"stage2", "student", "supervised_ceiling"} <= checkpoints
-    assert set(rows) == {f"{checkpoint}-{name}" for checkpoint in checkpoints for name in SETS}
+    assert set(rows) == {f"{checkpoint}-{name}" for checkpoint in weights for name in SETS}
     for key, row in rows.items():
-        assert key == f"{row['checkpoint']}-{row['set']}" and f"evaluate@{key}" in stages
-        assert len({other["weights"] for other in rows.values() if other["checkpoint"] == row["checkpoint"]}) == 1
+        assert key == f"{row['checkpoint']}-{row['set']}"
+        assert weights[row["checkpoint"]] in stages[f"evaluate@{key}"][0]
     for pinned in ROOT.glob("checkpoints/*.dvc"):
-        assert pinned.with_suffix("").relative_to(ROOT).as_posix() in {row["weights"] for row in rows.values()}
+        assert pinned.with_suffix("").relative_to(ROOT).as_posix() in weights.values(), f"evaluate {pinned.stem} too"
 
 
 def test_declared_modules_are_those_that_notebooks_import():
@@ -240,6 +240,19 @@ def test_conda_users_install_the_same_list():
 def test_ci_runs_what_the_readme_says():
     text = (ROOT / ".ci" / "run").read_text()
     assert os.access(ROOT / ".ci" / "run", os.X_OK) and text.rstrip().endswith("make test")
+
+
+def test_the_installation_pins_its_own_installer(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT))
+    import install
+
+    pin = install.uv_requirement()
+    assert re.match(r"uv==[\d.]+ \\\n", pin) and pin.count("--hash=sha256:") > 1 and pin.count("==") == 1
+    monkeypatch.setattr(install, "VENV", tmp_path / "venv")
+    monkeypatch.setattr(install, "PYTHON", tmp_path / "venv" / "bin" / "python")
+    monkeypatch.setattr(install, "find_python", lambda: "false")  # a Python that cannot make environments
+    with pytest.raises(SystemExit, match="install its venv module"):
+        install.make_venv()
 
 
 def test_make_help_lists_every_target():
