@@ -17,6 +17,7 @@ from ss3d_lib.geometry import inside, sample
 from ss3d_lib.models.triangulation import half_grid
 from ss3d_lib.twoview import Motion, length
 
+SEED_STRIDE = 1_000_003  # more than the steps of any run, and prime
 CHAIN_STEPS = (1, 2, 4)  # how many cached flows are chained: matches at 1, 2 and 4 strides
 
 
@@ -107,7 +108,7 @@ def load_cameras(path: Path) -> Cameras:
 
 def generator(seed: int, step: int) -> torch.Generator:
     """The random numbers of one training step: the same whether or not the run was interrupted."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return torch.Generator().manual_seed(seed * SEED_STRIDE + step)
 
 
 def pick_shots(shots: list[Shot], weights: np.ndarray, count: int, rng: torch.Generator) -> list[Shot]:
@@ -184,3 +185,8 @@ def cached_motion(shots: list[Shot], starts: list[int], steps: int, backward: bo
         residual.append(e)
     stack = lambda x: torch.from_numpy(np.stack(x)).float()  # noqa: E731
     return Motion(stack(rotation), stack(direction), torch.tensor(residual, dtype=torch.float32))
+
+
+def step_of(rng: torch.Generator) -> int:
+    """The step (times micro-batches) that a fresh generator was made for: what a schedule depends on."""
+    return rng.initial_seed() % SEED_STRIDE

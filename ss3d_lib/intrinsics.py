@@ -4,17 +4,26 @@ The teacher is geometry itself: robust epipolar residuals of cached optical flow
 give a soft label over focal candidates. The network then learns to reach it from few frames of its own.
 """
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ss3d_lib.data import CHAIN_STEPS, Cameras, Shot, cached_motion, chain_flow, frames_tensor, pick_shots
+from ss3d_lib.data import (
+    CHAIN_STEPS, Cameras, Shot, cached_motion, chain_flow, frames_tensor, load_shot, pick_shots, save_cameras,
+)
+from ss3d_lib.files import atomic_write
 from ss3d_lib.geometry import image_centre, pixel_grid
+from ss3d_lib.jobs import run_jobs
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.camera import MATCH_STEP, FocalBelief, summarise
 from ss3d_lib.models.matching import NOISE, box, coarse_flow, gradients, local_contrast
 from ss3d_lib.models.triangulation import half_grid
+from ss3d_lib.progress import progress
 from ss3d_lib.twoview import epipolar_error_px, focal_candidates, length, residual_curves, solve_motion
 
 PAIRS_PER_STEP = 4  # pairs of a shot scored at each chain length
@@ -143,3 +152,24 @@ def smooth_label(probability: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
     kernel = torch.tensor([0.25, 0.5, 0.25])
     smooth = F.conv1d(F.pad(probability[:, None], (1, 1), mode="replicate"), kernel[None, None])[:, 0]
     return smooth / smooth.sum(-1, keepdim=True)
+
+
+def estimate_shot(name: str, row: dict, curate: str, score: str, out: str, sharpness: float) -> None:
+    """Write OUT/NAME.npz with the cameras of the shot of one row of scores.csv; a file already there is kept."""
+    path = Path(out) / f"{name}.npz"
+    if path.exists():
+        return
+    torch.set_num_threads(1)  # one shot per process keeps the cores busier than one shot on all of them
+    shot = load_shot(SimpleNamespace(**row), Path(curate), Path(score))
+    with atomic_write(path) as temporary:
+        save_cameras(temporary, estimate_cameras(shot, sharpness))
+
+
+def estimate_all(curate: str, score: str, out: str, sharpness: float, workers: int) -> dict[str, str]:
+    """Cameras of all kept shots, several shots at a time, with progress; returns the errors by shot."""
+    rows = pd.read_csv(Path(score) / "scores.csv", keep_default_na=False)
+    rows = rows[rows.kept == 1].to_dict("records")
+    Path(out).mkdir(parents=True, exist_ok=True)
+    jobs = [(row["shot"], row, curate, score, out, sharpness) for row in rows]
+    done = progress(run_jobs(estimate_shot, jobs, workers), len(jobs), "cameras of shots")
+    return {job[0]: error for job, _, error in done if error}

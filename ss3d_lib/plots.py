@@ -225,3 +225,54 @@ def change_curve(change: np.ndarray, marks: Sequence[int], ylabel: str) -> Figur
         axis.axvline(mark, color="C3", ls="--", lw=0.7)
     axis.set(xlabel="frame", ylabel=ylabel, xlim=(0, len(change) + 1))
     return figure
+
+
+def residual_curves(candidates: np.ndarray, curves: Mapping[str, np.ndarray], true: Mapping[str, float] | None = None) -> Figure:
+    """Epipolar residual against the focal length (in image widths, log axis), one line each; dots mark the truth."""
+    figure, axis = plt.subplots(figsize=(6, 3))
+    for name, curve in curves.items():
+        (line,) = axis.plot(candidates, curve - curve.min(), label=name)
+        if true and name in true:
+            axis.plot(true[name], 0, "o", color=line.get_color())
+    axis.set(xscale="log", xlabel="focal length / longer image side", ylabel="robust residual above its minimum")
+    axis.legend(fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
+def loss_curves(history: Mapping[str, np.ndarray], title: str = "", window: int = 20) -> Figure:
+    """Each named series over the steps, smoothed by a running mean."""
+    figure, axes = plt.subplots(1, len(history), figsize=(3.2 * len(history), 2.4), squeeze=False)
+    for axis, (name, values) in zip(axes[0], history.items()):
+        values = np.asarray(values, dtype=float)
+        size = min(window, len(values))
+        axis.plot(values, alpha=0.25)
+        axis.plot(np.arange(size - 1, len(values)), np.convolve(values, np.ones(size) / size, "valid"))
+        axis.set(xlabel="step", title=name)
+    figure.suptitle(title)
+    figure.tight_layout()
+    return figure
+
+
+def map_panel(rows: Sequence[Mapping[str, np.ndarray]]) -> Figure:
+    """Rows of named panels: (H, W, 3) is shown as a picture, (H, W) as a map with its own colour bar."""
+    figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=(2.6 * len(rows[0]), 1.75 * len(rows)), squeeze=False)
+    for index, row in enumerate(rows):
+        for axis, (name, values) in zip(axes[index], row.items()):
+            drawn = axis.imshow(values, cmap=INVERSE_DEPTH_CMAP)
+            axis.set(xticks=[], yticks=[], title=name if index == 0 else "")
+            if values.ndim == 2:
+                figure.colorbar(drawn, ax=axis, fraction=0.046)
+    figure.tight_layout()
+    return figure
+
+
+def histogram(values: Mapping[str, np.ndarray], xlabel: str) -> Figure:
+    """Distributions side by side, one outline each."""
+    figure, axis = plt.subplots(figsize=(5, 2.6))
+    for name, group in values.items():
+        sns.histplot(x=np.asarray(group), ax=axis, label=name, element="step", bins=24, alpha=0.4)
+    axis.set(xlabel=xlabel, ylabel="shots")
+    axis.legend(fontsize=7)
+    figure.tight_layout()
+    return figure
