@@ -29,14 +29,20 @@ def load_model(path: str | Path) -> ClipNet:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"checkpoint {path} does not exist: run the stage that writes it (`dvc repro`) or give another path")
+        raise FileNotFoundError(
+            f"checkpoint {path} does not exist: run the stage that writes it (`dvc repro`) or give another path"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
             if meta.get("format") != FORMAT:
-                raise ValueError(f"{path} is not a {FORMAT} checkpoint: give a model.safetensors written by this project")
+                raise ValueError(
+                    f"{path} is not a {FORMAT} checkpoint: give a model.safetensors written by this project"
+                )
             model = ClipNet(meta["size"])
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"checkpoint {path} cannot be read ({str(error)[:200]}): make it again or fetch it with `dvc pull`") from error
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({str(error)[:200]}): make it again or fetch it with `dvc pull`"
+        ) from error
     return model.eval()

@@ -81,12 +81,19 @@ def load_shot(row, curate: Path, score: Path) -> Shot:
     """The shot of one row of scores.csv; frames are mapped, not read."""
     frames = np.load(curate / "frames" / f"{row.shot}.npy", mmap_mode="r", allow_pickle=False)
     with np.load(score / "flow" / f"{row.shot}.npz", allow_pickle=False) as flow:
-        return Shot(row.shot, str(row.video), float(row.score), int(flow["stride"]), frames, flow["forward"], flow["backward"])
+        return Shot(
+            row.shot, str(row.video), float(row.score), int(flow["stride"]), frames, flow["forward"], flow["backward"]
+        )
 
 
 def save_cameras(path: Path, cameras: Cameras) -> None:
     """One npz per shot, readable without pickle."""
-    arrays = {"focal_px": cameras.focal_px, "log_probability": cameras.log_probability, "curves": cameras.curves, "summaries": cameras.summaries}
+    arrays = {
+        "focal_px": cameras.focal_px,
+        "log_probability": cameras.log_probability,
+        "curves": cameras.curves,
+        "summaries": cameras.summaries,
+    }
     for steps in cameras.rotation:
         arrays[f"rotation_{steps}"] = cameras.rotation[steps]
         arrays[f"direction_{steps}"] = cameras.direction[steps]

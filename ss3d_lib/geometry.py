@@ -13,6 +13,7 @@ from kornia.geometry import axis_angle_to_rotation_matrix, inverse_transformatio
 from torch import Tensor
 
 MIN_DEPTH = 1e-3  # points nearer than this, or behind the camera, are clamped here before the division
+ROUNDING_PX = 1e-3  # float32 moves a coordinate by up to 1e-5 px: the outermost pixels are still on the image
 
 
 def pixel_grid(height: int, width: int, device: torch.device | None = None) -> Float[Tensor, "H W 2"]:
@@ -122,7 +123,8 @@ def sample(
 def inside(pixels: Float[Tensor, "*B 2"], height: int, width: int) -> Tensor:
     """Whether pixel coordinates fall on the image (bool, shape *B)."""
     x, y = pixels.unbind(-1)
-    return (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
+    low, right, bottom = -ROUNDING_PX, width - 1 + ROUNDING_PX, height - 1 + ROUNDING_PX
+    return (x >= low) & (y >= low) & (x <= right) & (y <= bottom)
 
 
 def reproject(

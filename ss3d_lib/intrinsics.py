@@ -14,7 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ss3d_lib.data import (
-    CHAIN_STEPS, Cameras, Shot, cached_motion, chain_flow, frames_tensor, load_shot, pick_shots, save_cameras,
+    CHAIN_STEPS,
+    Cameras,
+    Shot,
+    cached_motion,
+    chain_flow,
+    frames_tensor,
+    load_shot,
+    pick_shots,
+    save_cameras,
 )
 from ss3d_lib.files import atomic_write
 from ss3d_lib.geometry import image_centre, pixel_grid
@@ -69,7 +77,9 @@ def estimate_cameras(shot: Shot, sharpness: float = TEACHER_SHARPNESS) -> Camera
     focal_px = FocalBelief(candidates_px, log_probability[None]).mean_px
     motions = {steps: solve_all(shot, steps, focal_px) for steps in CHAIN_STEPS}
     pick = lambda index: {steps: values[index] for steps, values in motions.items()}  # noqa: E731
-    return Cameras(float(focal_px), log_probability.numpy(), curve.numpy(), torch.cat(summaries).numpy(), pick(0), pick(1), pick(2))
+    return Cameras(
+        float(focal_px), log_probability.numpy(), curve.numpy(), torch.cat(summaries).numpy(), pick(0), pick(1), pick(2)
+    )
 
 
 def solve_all(shot: Shot, steps: int, focal_px: Float[Tensor, "1"]) -> tuple:
@@ -82,7 +92,9 @@ def solve_all(shot: Shot, steps: int, focal_px: Float[Tensor, "1"]) -> tuple:
     return motion.rotation.numpy(), motion.direction.numpy(), motion.residual.numpy()
 
 
-def matcher_loss(model: ClipNet, shots: list[Shot], weights, pairs: int, refined_pairs: int, rng: torch.Generator) -> dict[str, Tensor]:
+def matcher_loss(
+    model: ClipNet, shots: list[Shot], weights, pairs: int, refined_pairs: int, rng: torch.Generator
+) -> dict[str, Tensor]:
     """Loss of the matcher on a batch of frame pairs.
 
     flow: robust distance of the coarse flow to the cached one, at stride 8. trust: negative log
@@ -103,7 +115,9 @@ def matcher_loss(model: ClipNet, shots: list[Shot], weights, pairs: int, refined
     target = F.avg_pool2d(flow.permute(0, 3, 1, 2), 4).permute(0, 2, 3, 1)
     weight = F.avg_pool2d(valid[:, None], 4)[:, 0] * texture_weight(first)[:, 2::4, 2::4].clamp(min=0.05)
     distance = length(coarse - target)
-    flow_loss = ((0.5 * torch.log1p(distance) + 0.1 * distance.clamp(max=20)) * weight).sum() / weight.sum().clamp(min=1)
+    flow_loss = ((0.5 * torch.log1p(distance) + 0.1 * distance.clamp(max=20)) * weight).sum() / weight.sum().clamp(
+        min=1
+    )
     trust_loss = trust_nll(model, features.detach(), pyramid, chosen, starts, steps, pairs, refined_pairs)
     error = (distance.detach() * weight).sum() / weight.sum().clamp(min=1)
     return {"loss": flow_loss + 0.1 * trust_loss, "flow": flow_loss, "trust": trust_loss, "coarse_error_px": error}
@@ -121,7 +135,11 @@ def trust_nll(model, features, pyramid, chosen, starts, steps: int, pairs: int, 
     focal_px = torch.tensor([shot.cameras.focal_px for shot in used])
     height, width = flow.shape[1:3]
     p = (pixel_grid(height, width) - image_centre(height, width)).reshape(1, -1, 2).expand(refined_pairs, -1, -1)
-    error = epipolar_error_px(motion, p, p + flow[:refined_pairs].reshape(refined_pairs, -1, 2), focal_px).abs().clamp(max=10)
+    error = (
+        epipolar_error_px(motion, p, p + flow[:refined_pairs].reshape(refined_pairs, -1, 2), focal_px)
+        .abs()
+        .clamp(max=10)
+    )
     sigma, valid = matches.sigma_px[:refined_pairs].flatten(1), matches.valid[:refined_pairs].flatten(1)
     sure = (motion.residual < 0.5).float()[:, None] * valid
     return ((error / sigma + sigma.log()) * sure).sum() / sure.sum().clamp(min=1)

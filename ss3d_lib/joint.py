@@ -93,14 +93,22 @@ def draw_batch(shots: list[Shot], weights: np.ndarray, count: int, terms: Terms,
     """Random images of one working size with their evidence."""
     chosen = pick_shots(shots, weights, count, rng)
     starts = [int(torch.randint(len(shot.frames), (1,), generator=rng)) for shot in chosen]
-    frames = frames_tensor([shot.frames[start] for shot, start in zip(chosen, starts)])
-    evidence = pair_evidence(chosen, starts, frames)
+    return augment(make_batch(chosen, starts, terms, rng), terms.min_crop, rng)
+
+
+def make_batch(shots: list[Shot], starts: list[int], terms: Terms, rng: torch.Generator) -> DepthBatch:
+    """Frame `start` of each shot (all of one working size) with all of its evidence and with a degraded part."""
+    count = len(shots)
+    frames = frames_tensor([shot.frames[start] for shot, start in zip(shots, starts)])
+    evidence = pair_evidence(shots, starts, frames)
     target = fuse(evidence, count, PAIRS_PER_FRAME)
     given = fuse(degrade(evidence, count, terms.single_image, rng), count, PAIRS_PER_FRAME)
-    return augment(DepthBatch(frames, given, target), terms.min_crop, rng)
+    return DepthBatch(frames, given, target)
 
 
-def joint_loss(model: ClipNet, shots: list[Shot], weights: np.ndarray, count: int, terms: Terms, rng: torch.Generator) -> dict[str, Tensor]:
+def joint_loss(
+    model: ClipNet, shots: list[Shot], weights: np.ndarray, count: int, terms: Terms, rng: torch.Generator
+) -> dict[str, Tensor]:
     """All terms of stage 2 on a fresh batch."""
     with torch.no_grad():
         batch = draw_batch(shots, weights, count, terms, rng)
@@ -109,7 +117,13 @@ def joint_loss(model: ClipNet, shots: list[Shot], weights: np.ndarray, count: in
 
 def depth_terms(model: ClipNet, batch: DepthBatch, terms: Terms) -> dict[str, Tensor]:
     """Triangulation, uncertainty and smoothness terms of a batch."""
-    log_inverse, log_std = model.depth_net(batch.frames, as_channels(batch.given))
+    return prediction_terms(*model.depth_net(batch.frames, as_channels(batch.given)), batch, terms)
+
+
+def prediction_terms(
+    log_inverse: Float[Tensor, "B a b"], log_std: Float[Tensor, "B a b"], batch: DepthBatch, terms: Terms
+) -> dict[str, Tensor]:
+    """The terms of a prediction that is already there; "loss" is their weighted sum."""
     size = batch.target.weight.shape[-2:]
     full, full_std = resize_map(log_inverse, size), resize_map(log_std, size)
     parts = {
@@ -117,5 +131,7 @@ def depth_terms(model: ClipNet, batch: DepthBatch, terms: Terms) -> dict[str, Te
         "uncertainty": uncertainty_loss(full, full_std, batch.target),
         "smoothness": smoothness_loss(log_inverse, batch.frames),
     }
-    parts["loss"] = sum(getattr(terms, name) * value for name, value in parts.items()) + 1e-3 * log_inverse.square().mean()
+    parts["loss"] = (
+        sum(getattr(terms, name) * value for name, value in parts.items()) + 1e-3 * log_inverse.square().mean()
+    )
     return parts

@@ -33,7 +33,9 @@ def triangulation_loss(log_inverse: Float[Tensor, "B h w"], target: DepthEvidenc
     return (error * target.weight).sum() / target.weight.sum().clamp(min=1)
 
 
-def uncertainty_loss(log_inverse: Float[Tensor, "B h w"], log_std: Float[Tensor, "B h w"], target: DepthEvidence) -> Tensor:
+def uncertainty_loss(
+    log_inverse: Float[Tensor, "B h w"], log_std: Float[Tensor, "B h w"], target: DepthEvidence
+) -> Tensor:
     """Negative log likelihood (Laplace; Kendall & Gal 2017, eq. 8) of the errors; trains log_std alone."""
     error = log_depth_error(log_inverse.detach(), target).clamp(max=LOG_CLAMP)
     return ((error * (-log_std).exp() + log_std) * target.weight).sum() / target.weight.sum().clamp(min=1)

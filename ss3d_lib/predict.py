@@ -84,7 +84,9 @@ def fit_frames(frames: Float[np.ndarray, "T H W 3"]) -> tuple[torch.Tensor, Fit]
     size = max(out_w, round(width * scale)), max(out_h, round(height * scale))
     left, top = (size[0] - out_w) // 2, (size[1] - out_h) // 2
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    resized = np.stack([cv2.resize(frame, size, interpolation=how)[top : top + out_h, left : left + out_w] for frame in frames])
+    resized = np.stack(
+        [cv2.resize(frame, size, interpolation=how)[top : top + out_h, left : left + out_w] for frame in frames]
+    )
     tensor = torch.from_numpy(resized).permute(0, 3, 1, 2)[None].float() / 255
     return tensor, Fit(*full, x0, y0, ((x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2), scale, left, top)
 
@@ -116,7 +118,9 @@ def predict_frames(model: ClipNet, frames: Float[np.ndarray, "T H W 3"]) -> Vide
         ValueError: fewer than two frames.
     """
     if len(frames) < 2:
-        raise ValueError(f"{len(frames)} frame is not a clip: motion and focal length show only between frames; give at least 2")
+        raise ValueError(
+            f"{len(frames)} frame is not a clip: motion and focal length show only between frames; give at least 2"
+        )
     clip, fit = fit_frames(frames)
     ranges = windows(len(frames))
     seen = [model.observe(clip[:, start:stop]) for start, stop in ranges]
@@ -127,10 +131,16 @@ def predict_frames(model: ClipNet, frames: Float[np.ndarray, "T H W 3"]) -> Vide
     focal_px = float(focal.mean_px[0]) / fit.scale
     matrix = np.array([[focal_px, 0, fit.principal_px[0]], [0, focal_px, fit.principal_px[1]], [0, 0, 1]])
     return VideoPrediction(
-        unfit(depth, fit), unfit(join("log_depth_std"), fit), poses, focal_px,
-        focal.interval_px()[0].numpy() / fit.scale, matrix, unfit(join("moving"), fit),
+        unfit(depth, fit),
+        unfit(join("log_depth_std"), fit),
+        poses,
+        focal_px,
+        focal.interval_px()[0].numpy() / fit.scale,
+        matrix,
+        unfit(join("moving"), fit),
         float(np.mean([float(p.trust[0]) for p in parts])),
-        focal.candidates_px.numpy() / fit.scale, focal.log_probability[0].exp().numpy(),
+        focal.candidates_px.numpy() / fit.scale,
+        focal.log_probability[0].exp().numpy(),
     )
 
 
@@ -183,20 +193,35 @@ def predict_video(model: ClipNet, path: str | Path, out: str | Path) -> dict[str
         frames = shot.frames[:: max(1, min(signal.stride, (len(shot.frames) - 1) // 2))]
         result = predict_frames(model, frames)
         with atomic_write(Path(out) / f"{shot.row.shot}.npz") as temporary:
-            np.savez_compressed(temporary, **{name: getattr(result, name) for name in result.__dataclass_fields__}, frames=frames)
+            np.savez_compressed(
+                temporary, **{name: getattr(result, name) for name in result.__dataclass_fields__}, frames=frames
+            )
         summary[shot.row.shot] = {
-            "status": "predicted", "start_s": shot.row.start_s, "end_s": shot.row.end_s, "score": signal.score,
-            "reason": signal.reason, "focal_px": result.focal_px, "focal_interval_px": result.focal_interval_px,
-            "trust": result.trust, "frames": len(frames), "height": frames.shape[1], "width": frames.shape[2],
+            "status": "predicted",
+            "start_s": shot.row.start_s,
+            "end_s": shot.row.end_s,
+            "score": signal.score,
+            "reason": signal.reason,
+            "focal_px": result.focal_px,
+            "focal_interval_px": result.focal_interval_px,
+            "trust": result.trust,
+            "frames": len(frames),
+            "height": frames.shape[1],
+            "width": frames.shape[2],
         }
-        print(f"{shot.row.shot}: focal length {result.focal_px:.0f} px of {frames.shape[2]}, score {signal.score:.2f}, trust {result.trust:.2f}", flush=True)
+        print(
+            f"{shot.row.shot}: focal length {result.focal_px:.0f} px of {frames.shape[2]}, score {signal.score:.2f}, trust {result.trust:.2f}",
+            flush=True,
+        )
     write_json(Path(out) / "summary.json", summary)
     return summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m ss3d_lib.predict", description="Depth, trajectory and focal length of every shot of a video.")
+    parser = argparse.ArgumentParser(
+        prog="python -m ss3d_lib.predict", description="Depth, trajectory and focal length of every shot of a video."
+    )
     parser.add_argument("video", type=Path, help="any video file")
     parser.add_argument("--out", type=Path, required=True, help="folder for one npz a shot and summary.json")
     parser.add_argument("--checkpoint", type=Path, default=Path(DEFAULT_CHECKPOINT), help="default: %(default)s")

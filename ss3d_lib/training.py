@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ss3d_lib.data import generator
 from ss3d_lib.files import atomic_write
+from ss3d_lib.pareto import add_pareto_gradient
 from ss3d_lib.progress import progress
 
 LossFn = Callable[[torch.Generator], dict[str, Tensor]]
@@ -39,6 +40,7 @@ class Plan:
     micro_batches: int = 1  # gradients of so many batches are averaged in each step
     seed: int = 0
     save_every: int = 100  # steps between rolling checkpoints
+    gradients: str = "sum"  # "sum": of "loss"; "pareto": min-norm combination of the tasks' (ss3d_lib.pareto)
 
 
 def learning_rate(plan: Plan, step: int) -> float:
@@ -49,16 +51,24 @@ def learning_rate(plan: Plan, step: int) -> float:
 
 
 def train(
-    module: nn.Module, loss_fn: LossFn, plan: Plan, folder: str | Path, label: str,
-    parameters: Iterable[nn.Parameter] | None = None, fingerprint: str = "",
+    module: nn.Module,
+    loss_fn: LossFn,
+    plan: Plan,
+    folder: str | Path,
+    label: str,
+    parameters: Iterable[nn.Parameter] | None = None,
+    fingerprint: str = "",
+    measure: Callable[[], dict[str, float]] | None = None,
 ) -> pd.DataFrame:
     """Minimise loss_fn(rng)["loss"] over the module's parameters.
 
     Args:
-        loss_fn: takes the step's generator and returns scalar tensors by name, "loss" among them.
+        loss_fn: takes the step's generator and returns scalar tensors by name, "loss" among them; with
+            gradients="pareto" also the losses to be balanced, "task_0", "task_1", ...
         folder: where the rolling checkpoint lies; a checkpoint of another plan or fingerprint is ignored.
         parameters: those to train, all by default.
         fingerprint: what else the result depends on, such as the names of the shots.
+        measure: called in evaluation mode with every rolling checkpoint; its numbers join the step's row.
 
     Returns:
         One row per step: every returned scalar, the learning rate and the gradient norm.
@@ -82,11 +92,17 @@ def train(
         if row is None:
             retries += 1
             if retries > MAX_RETRIES:
-                raise FloatingPointError(f"{label}: loss not finite at step {len(history)}; lower learning_rate ({plan.learning_rate})")
+                raise FloatingPointError(
+                    f"{label}: loss not finite at step {len(history)}; lower learning_rate ({plan.learning_rate})"
+                )
             history = restore(rolling, module, optimiser, identity)
             continue
         history.append(row)
         if len(history) % plan.save_every == 0 or len(history) == plan.steps:
+            if measure is not None:
+                module.eval()
+                row |= measure()
+                module.train()
             save(rolling, module, optimiser, identity, history, accelerator)
         while step is not None and step < len(history):
             step = next(steps, None)
@@ -104,7 +120,11 @@ def take_step(module, loss_fn, plan: Plan, step: int, retries: int, optimiser, t
     for index in mine:
         rng = generator(plan.seed + 7919 * retries, step * plan.micro_batches + index)
         parts = loss_fn(rng)
-        (parts["loss"] / plan.micro_batches).backward()
+        if plan.gradients == "pareto":
+            tasks = [value for name, value in parts.items() if name.startswith("task_")]
+            parts |= add_pareto_gradient(tasks, trained, 1 / plan.micro_batches)
+        else:
+            (parts["loss"] / plan.micro_batches).backward()
         for name, value in parts.items():
             means[name] = means.get(name, 0.0) + float(value.detach()) / plan.micro_batches
     if accelerator.num_processes > 1:
@@ -121,7 +141,9 @@ def take_step(module, loss_fn, plan: Plan, step: int, retries: int, optimiser, t
     return {"step": step, **means, "learning_rate": learning_rate(plan, step), "gradient_norm": norm}
 
 
-def save(path: Path, module: nn.Module, optimiser, identity: str, history: list[dict], accelerator: Accelerator) -> None:
+def save(
+    path: Path, module: nn.Module, optimiser, identity: str, history: list[dict], accelerator: Accelerator
+) -> None:
     """Write the rolling checkpoint in one atomic move (rank 0 only)."""
     if not accelerator.is_main_process:
         return
@@ -146,7 +168,9 @@ def restore(path: Path, module: nn.Module, optimiser, identity: str) -> list[dic
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable checkpoint ({error}): delete it to train from the start") from error
-    module.load_state_dict({name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")})
+    module.load_state_dict(
+        {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
+    )
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimiser/"):

@@ -46,18 +46,28 @@ def to_rays(pixels: Float[Tensor, "P M 2"], focal_px: Float[Tensor, "P"]) -> Flo
 
 def cross_matrix(vector: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3 3"]:
     """The matrix [v]x with [v]x w = v x w."""
-    return torch.linalg.cross(vector[:, None], torch.eye(3, device=vector.device).expand(len(vector), 3, 3)).transpose(1, 2)
+    return torch.linalg.cross(vector[:, None], torch.eye(3, device=vector.device).expand(len(vector), 3, 3)).transpose(
+        1, 2
+    )
 
 
 def cross(a: Float[Tensor, "P 3 M"], b: Float[Tensor, "P 3 M"]) -> Float[Tensor, "P 3 M"]:
     """Cross products along dimension 1, without the strided access of torch.linalg.cross."""
-    return torch.stack([
-        a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1], a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2], a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
-    ], dim=1)
+    return torch.stack(
+        [
+            a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1],
+            a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2],
+            a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0],
+        ],
+        dim=1,
+    )
 
 
 def sampson(
-    rotation: Float[Tensor, "P 3 3"], direction: Float[Tensor, "P 3"], x1: Float[Tensor, "P 3 M"], x2: Float[Tensor, "P 3 M"]
+    rotation: Float[Tensor, "P 3 3"],
+    direction: Float[Tensor, "P 3"],
+    x1: Float[Tensor, "P 3 M"],
+    x2: Float[Tensor, "P 3 M"],
 ) -> tuple[Float[Tensor, "P M"], Float[Tensor, "P M"]]:
     """Signed epipolar residual x2' E x1 and its Sampson denominator, with E = [t]x R."""
     essential = cross_matrix(direction) @ rotation
@@ -73,7 +83,9 @@ def epipolar_error_px(motion: Motion, p: Tensor, q: Tensor, focal_px: Tensor) ->
     return numerator / denominator * focal_px[:, None]
 
 
-def damped_solve(normal: Float[Tensor, "P D D"], gradient: Float[Tensor, "P D"], damping: float) -> Float[Tensor, "P D"]:
+def damped_solve(
+    normal: Float[Tensor, "P D D"], gradient: Float[Tensor, "P D"], damping: float
+) -> Float[Tensor, "P D"]:
     """Levenberg step of normal equations; flat or static clips give a zero step, never an exception.
 
     Normalised by the diagonal and solved in float64, because planes and still images are near-singular.
@@ -94,8 +106,14 @@ def cap_norm(step: Float[Tensor, "P D"], limit: float) -> Float[Tensor, "P D"]:
 
 
 def refine_motion(
-    start: Motion, p: Float[Tensor, "P M 2"], q: Float[Tensor, "P M 2"], weight: Float[Tensor, "P M"],
-    focal_px: Float[Tensor, "P"], iterations: int = 8, sigma_px: float = SIGMA_PX, anneal: bool = True,
+    start: Motion,
+    p: Float[Tensor, "P M 2"],
+    q: Float[Tensor, "P M 2"],
+    weight: Float[Tensor, "P M"],
+    focal_px: Float[Tensor, "P"],
+    iterations: int = 8,
+    sigma_px: float = SIGMA_PX,
+    anneal: bool = True,
 ) -> Motion:
     """Robust Gauss-Newton over rotation (3) and direction of translation (2) on Sampson residuals.
 
@@ -174,8 +192,12 @@ def parallax_px(motion: Motion, p, q, focal_px) -> Float[Tensor, "P M"]:
 
 
 def residual_curves(
-    p: Float[Tensor, "P M 2"], q: Float[Tensor, "P M 2"], weight: Float[Tensor, "P M"],
-    candidates_px: Float[Tensor, "C"], iterations: int = 4, sigma_px: float = SIGMA_PX,
+    p: Float[Tensor, "P M 2"],
+    q: Float[Tensor, "P M 2"],
+    weight: Float[Tensor, "P M"],
+    candidates_px: Float[Tensor, "C"],
+    iterations: int = 4,
+    sigma_px: float = SIGMA_PX,
 ) -> tuple[Float[Tensor, "P C"], Motion]:
     """Robust epipolar residual of each pair at each focal candidate, each with its own best motion.
 
@@ -192,9 +214,13 @@ def residual_curves(
     omega = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], dim=-1) / 2
     ratio = (middle / candidates_px)[None, :, None]
     pan = torch.cat([omega[:, None, :2] * ratio, omega[:, None, 2:].expand(-1, count, -1)], dim=-1)
-    epipole = torch.cat([base.direction[:, None, :2] * ratio, base.direction[:, None, 2:].expand(-1, count, -1)], dim=-1)
+    epipole = torch.cat(
+        [base.direction[:, None, :2] * ratio, base.direction[:, None, 2:].expand(-1, count, -1)], dim=-1
+    )
     many = [value.repeat_interleave(count, 0) for value in (p, q, weight)]
-    start = Motion(so3_exp(pan).flatten(0, 1), F.normalize(epipole, dim=-1).flatten(0, 1), base.residual)
+    start = Motion(
+        so3_exp(pan).flatten(0, 1), F.normalize(epipole, dim=-1).flatten(0, 1), base.residual.repeat_interleave(count)
+    )
     swept = polish(start, *many, candidates_px.repeat(pairs), iterations, sigma_px)
     return swept.residual.view(pairs, count), base
 

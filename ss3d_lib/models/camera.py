@@ -75,13 +75,19 @@ class FocalHead(nn.Module):
         self.log_prior = nn.Parameter(torch.zeros(NUM_FOCALS))  # learnt: how common each field of view is
         self.log_sharpness = nn.Parameter(torch.tensor(6.0))
         self.correct = nn.Sequential(
-            nn.Linear(NUM_FOCALS + 3, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, NUM_FOCALS + 1)
+            nn.Linear(NUM_FOCALS + 3, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, NUM_FOCALS + 1),
         )
         nn.init.zeros_(self.correct[-1].weight)
         nn.init.zeros_(self.correct[-1].bias)
         self.register_buffer("log_temperature", torch.tensor(0.0))  # set on the validation split
 
-    def forward(self, curve: Float[Tensor, "B C"], summary: Float[Tensor, "B 3"], candidates_px: Float[Tensor, "C"]) -> FocalBelief:
+    def forward(
+        self, curve: Float[Tensor, "B C"], summary: Float[Tensor, "B 3"], candidates_px: Float[Tensor, "C"]
+    ) -> FocalBelief:
         """Belief of each clip.
 
         Args:
@@ -113,4 +119,6 @@ def summarise(curves: Tensor, flow: Tensor, weight: Tensor, clips: int) -> Float
     """Best residual, share of usable matches and log of the mean flow of each clip."""
     per_clip = lambda value: value.view(clips, -1).mean(1)  # noqa: E731
     moved_px = (length(flow) * weight).sum(1) / weight.sum(1).clamp(min=1e-3)
-    return torch.stack([per_clip(curves.amin(1)), per_clip(weight.mean(1)), per_clip((moved_px + 0.1).log()) / 3], dim=1)
+    return torch.stack(
+        [per_clip(curves.amin(1)), per_clip(weight.mean(1)), per_clip((moved_px + 0.1).log()) / 3], dim=1
+    )

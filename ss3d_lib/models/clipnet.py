@@ -67,7 +67,9 @@ class ClipNet(nn.Module):
         """Match all pairs of frames and score every focal candidate; no depth is involved."""
         clips, count = frames.shape[:2]
         if count < 2:
-            raise ValueError(f"a clip needs at least 2 frames, got {count}: motion and focal length show between frames")
+            raise ValueError(
+                f"a clip needs at least 2 frames, got {count}: motion and focal length show between frames"
+            )
         graph = PairGraph.of(count, GAPS)
         base = torch.arange(clips)[:, None] * count
         first, second = (base + graph.first).reshape(-1), (base + graph.second).reshape(-1)
@@ -85,16 +87,27 @@ class ClipNet(nn.Module):
         offset, weight = depth_offsets(evidence, log_inverse, graph, clips)
         log_scale, log_length = solve_scales(graph, offset, weight)
         translation = motion.direction.view(clips, pairs, 3) * log_length.exp()[..., None]
-        world_from_cam = build_trajectory(graph, motion.rotation.view(clips, pairs, 3, 3), translation, quality.view(clips, pairs))
-        resize = lambda x: F.interpolate(x[:, None], (height, width), mode="bilinear", align_corners=False).view(clips, count, height, width)  # noqa: E731
+        world_from_cam = build_trajectory(
+            graph, motion.rotation.view(clips, pairs, 3, 3), translation, quality.view(clips, pairs)
+        )
+        resize = lambda x: F.interpolate(x[:, None], (height, width), mode="bilinear", align_corners=False).view(
+            clips, count, height, width
+        )  # noqa: E731
         depth = (-(resize(log_inverse) - log_scale[..., None, None])).exp()
         cam_from_world = invert_pose(world_from_cam)
         return ClipPrediction(
-            depth, resize(log_std).exp(), cam_from_world[:, 1:] @ world_from_cam[:, :-1], world_from_cam, focal,
-            resize(fused.moving).clamp(0, 1), fused.weight.view(clips, -1).mean(1),
+            depth,
+            resize(log_std).exp(),
+            cam_from_world[:, 1:] @ world_from_cam[:, :-1],
+            world_from_cam,
+            focal,
+            resize(fused.moving).clamp(0, 1),
+            fused.weight.view(clips, -1).mean(1),
         )
 
-    def measure(self, matches: Matches, focal_px: Float[Tensor, "P"], clips: int, pairs: int) -> tuple[Motion, Tensor, DepthEvidence]:
+    def measure(
+        self, matches: Matches, focal_px: Float[Tensor, "P"], clips: int, pairs: int
+    ) -> tuple[Motion, Tensor, DepthEvidence]:
         """Motion of every forward pair, its quality in [0, 1], and depth evidence of all directed pairs."""
         half = clips * pairs
         p, q, weight = pick_matches(Matches(matches.flow[:half], matches.sigma_px[:half], matches.valid[:half]))
@@ -133,7 +146,9 @@ def by_frame(evidence: DepthEvidence, graph: PairGraph, clips: int) -> DepthEvid
     return DepthEvidence(arrange(evidence.log_inverse_depth), arrange(evidence.weight), arrange(evidence.moving))
 
 
-def depth_offsets(evidence: DepthEvidence, log_inverse: Float[Tensor, "F a b"], graph: PairGraph, clips: int) -> tuple[Tensor, Tensor]:
+def depth_offsets(
+    evidence: DepthEvidence, log_inverse: Float[Tensor, "F a b"], graph: PairGraph, clips: int
+) -> tuple[Tensor, Tensor]:
     """Median log ratio of triangulated to predicted inverse depth of each directed pair, and its weight."""
     height, width = evidence.weight.shape[-2:]
     predicted = F.interpolate(log_inverse[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]

@@ -48,12 +48,8 @@ class DepthNet(nn.Module):
         self, frames: Float[Tensor, "B 3 H W"], evidence: Float[Tensor, "B 3 h w"]
     ) -> tuple[Float[Tensor, "B a b"], Float[Tensor, "B a b"]]:
         """Log inverse depth (zero mean) and its log standard error, at the finest stride of the encoder."""
-        size = encoder_size(*frames.shape[-2:])
-        image = F.interpolate((frames - MEAN) / STD, size, mode="bilinear", align_corners=False, antialias=True)
-        known = F.interpolate(evidence, size, mode="bilinear", align_corners=False)
-        x = torch.cat([image, known], dim=1).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
-            features = self.encoder(x)
+        features = self.encode(frames, evidence)
+        with torch.autocast(frames.device.type, dtype=torch.bfloat16):
             y = features[-1]
             for layer, skip in zip(self.decoder, features[-2::-1]):
                 y = layer(torch.cat([F.interpolate(y, size=skip.shape[-2:], mode="nearest"), skip], dim=1))
@@ -61,3 +57,12 @@ class DepthNet(nn.Module):
             y = self.head(torch.cat([y, known.to(y.dtype)], dim=1)).float()
         log_inverse = y[:, 0] - y[:, 0].mean((1, 2), keepdim=True)
         return LOG_LIMIT * torch.tanh(log_inverse / LOG_LIMIT), y[:, 1].clamp(-4, 2)
+
+    def encode(self, frames: Float[Tensor, "B 3 H W"], evidence: Float[Tensor, "B 3 h w"]) -> list[Tensor]:
+        """Feature maps of the encoder, finest first."""
+        size = encoder_size(*frames.shape[-2:])
+        image = F.interpolate((frames - MEAN) / STD, size, mode="bilinear", align_corners=False, antialias=True)
+        known = F.interpolate(evidence, size, mode="bilinear", align_corners=False)
+        x = torch.cat([image, known], dim=1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            return self.encoder(x)

@@ -132,7 +132,10 @@ class Matcher(nn.Module):
     def __init__(self, channels: int = 64):
         super().__init__()
         self.encoder = nn.Sequential(
-            block(1, 32, 2), block(32, 48, 2), block(48, channels, 2), block(channels, channels),
+            block(1, 32, 2),
+            block(32, 48, 2),
+            block(48, channels, 2),
+            block(channels, channels),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
         self.sharpness = nn.Parameter(torch.tensor(2.0))
@@ -171,6 +174,8 @@ class Matcher(nn.Module):
         back = sample(reverse.permute(0, 3, 1, 2), grid + flow).permute(0, 2, 3, 1)
         gap, moved_px = length(flow + back), length(flow)
         valid = inside(grid + flow, *flow.shape[1:3]) & (gap < 0.7 + 0.05 * moved_px)
-        cues = torch.stack([gap.clamp(max=8), moved_px / 16, (texture[:, 0] + 1e-4).log(), residual[:, 0], box(residual)[:, 0]], dim=1)
+        cues = torch.stack(
+            [gap.clamp(max=8), moved_px / 16, (texture[:, 0] + 1e-4).log(), residual[:, 0], box(residual)[:, 0]], dim=1
+        )
         log_sigma = F.interpolate(self.trust(cues.detach()), flow.shape[1:3], mode="bilinear", align_corners=False)
         return Matches(flow, (log_sigma[:, 0].float().clamp(-4, 4)).exp(), valid.float())

@@ -85,11 +85,14 @@ def average_rotations(
 
 
 def solve_positions(
-    graph: PairGraph, cam_from_world: Float[Tensor, "B N 3 3"], translation: Float[Tensor, "B P 3"],
-    weight: Float[Tensor, "B P"], rounds: int = 4,
+    graph: PairGraph,
+    cam_from_world: Float[Tensor, "B N 3 3"],
+    translation: Float[Tensor, "B P 3"],
+    weight: Float[Tensor, "B P"],
+    rounds: int = 4,
 ) -> Float[Tensor, "B N 3"]:
     """Camera centres from the scaled translations of all pairs; pairs that disagree lose their weight."""
-    clips, frames = len(translation), graph.frames
+    frames = graph.frames
     step = -(cam_from_world[:, graph.second].transpose(-1, -2) @ translation[..., None])[..., 0].double()
     rows = torch.zeros(len(graph.first), frames, dtype=torch.float64, device=translation.device)
     index = torch.arange(len(graph.first))
@@ -102,14 +105,19 @@ def solve_positions(
     for _ in range(rounds):
         normal = rows.T @ (w[..., None] * rows)
         scale = normal.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-        centres = torch.linalg.solve(normal / scale + anchor + 1e-9 * torch.eye(frames).to(anchor), rows.T @ (w[..., None] * step) / scale)
+        centres = torch.linalg.solve(
+            normal / scale + anchor + 1e-9 * torch.eye(frames).to(anchor), rows.T @ (w[..., None] * step) / scale
+        )
         error = (rows @ centres - step).norm(dim=-1) / length
         w = weight.double() / length / (1 + (error / 0.1) ** 2)
     return (centres - centres[:, :1]).float()
 
 
 def build_trajectory(
-    graph: PairGraph, rotation: Float[Tensor, "B P 3 3"], translation: Float[Tensor, "B P 3"], weight: Float[Tensor, "B P"]
+    graph: PairGraph,
+    rotation: Float[Tensor, "B P 3 3"],
+    translation: Float[Tensor, "B P 3"],
+    weight: Float[Tensor, "B P"],
 ) -> Float[Tensor, "B N 4 4"]:
     """world_from_cam of every frame; the first is the world."""
     cam_from_world = average_rotations(graph, rotation, weight)

@@ -58,7 +58,9 @@ def triangulate(
     known = matched * agrees * precision * (rho > MIN_INVERSE_DEPTH)
     shape = (pairs, height, width)
     return DepthEvidence(
-        rho.clamp(min=MIN_INVERSE_DEPTH).log().reshape(shape), known.reshape(shape), ((1 - agrees) * matched).reshape(shape)
+        rho.clamp(min=MIN_INVERSE_DEPTH).log().reshape(shape),
+        known.reshape(shape),
+        ((1 - agrees) * matched).reshape(shape),
     )
 
 
