@@ -1,0 +1,189 @@
+"""Sub-domains found without labels, an expert for each, and how models are compared on them (notebook 05)."""
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+
+from ss3d_lib.data import Shot, frames_tensor, generator
+from ss3d_lib.joint import DepthBatch, Terms, joint_loss, make_batch
+from ss3d_lib.losses import resize_map, triangulation_loss
+from ss3d_lib.models import ClipNet
+from ss3d_lib.models.triangulation import as_channels
+from ss3d_lib.training import Plan, train
+
+FRAMES_PER_SHOT = 4  # frames that describe a shot, and that judge a model on it
+APPEARANCE_DIMS = 8  # principal components of the encoder's features; more is noise with a few hundred shots
+HELD_OUT_SEED = 1_000_003  # the degradation of the held-out images is the same for every model and stage
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Sub-domains of S shots: each shot's cluster, how much it belongs to each, and which shots judge."""
+
+    names: tuple[str, ...]
+    label: np.ndarray  # (S,) int, cluster 0 is the largest
+    membership: np.ndarray  # (S, K), rows sum to 1
+    held_out: np.ndarray  # (S,) bool
+
+    @property
+    def count(self) -> int:
+        """Number of clusters K."""
+        return self.membership.shape[1]
+
+    def sampling(self, shots: Sequence[Shot], cluster: int) -> np.ndarray:
+        """Sampler weights (S,) of one cluster: membership times score, none for held-out shots."""
+        return self.membership[:, cluster] * np.array([shot.score for shot in shots]) * ~self.held_out
+
+    def judges(self, shots: Sequence[Shot], cluster: int) -> list[Shot]:
+        """The held-out shots of one cluster, or all of its shots where it is too small to hold any out."""
+        mine = self.label == cluster
+        chosen = mine & self.held_out if (mine & self.held_out).any() else mine
+        return [shot for shot, judge in zip(shots, chosen) if judge]
+
+    def save(self, path: Path) -> None:
+        """One row per shot: shot, cluster, held_out, and weight_0 ... its memberships."""
+        table = pd.DataFrame({"shot": self.names, "cluster": self.label, "held_out": self.held_out.astype(int)})
+        for cluster in range(self.count):
+            table[f"weight_{cluster}"] = self.membership[:, cluster]
+        table.to_csv(path, index=False, float_format="%.6f")
+
+
+def load_clusters(path: str | Path, shots: Sequence[Shot]) -> Clusters:
+    """Read clusters.csv.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it was written for other shots.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro experts` first")
+    table = pd.read_csv(path)
+    if table.shot.tolist() != [shot.name for shot in shots]:
+        raise ValueError(f"{path} lists other shots than the score kept: run `dvc repro experts` again")
+    weights = table[[name for name in table if name.startswith("weight_")]].to_numpy()
+    return Clusters(tuple(table.shot), table.cluster.to_numpy(), weights, table.held_out.to_numpy().astype(bool))
+
+
+@torch.no_grad()
+def appearance(model: ClipNet, shot: Shot) -> np.ndarray:
+    """Mean over a few frames of the depth encoder's coarsest features (C,), from the images alone."""
+    index = np.linspace(0, len(shot.frames) - 1, FRAMES_PER_SHOT).round().astype(int)
+    frames = frames_tensor([shot.frames[i] for i in index])
+    height, width = shot.size
+    features = model.depth_net.encode(frames, torch.zeros(len(frames), 3, height // 2, width // 2))
+    return features[-1].float().mean((0, 2, 3)).numpy()
+
+
+def camera_facts(shot: Shot) -> np.ndarray:
+    """What stage 1 and the flow say of one shot (4,): log focal length in image widths, share of the motion along
+    the view, log rotation per stride in rad, log flow in image widths."""
+    rotation, direction = shot.cameras.rotation[1], shot.cameras.direction[1]
+    trust = 1 - shot.cameras.residual[1] + 1e-3
+    cosine = ((np.trace(rotation, axis1=1, axis2=2) - 1) / 2).clip(-1, 1)
+    flow_px = np.linalg.norm(shot.forward[:, ::8, ::8].astype(np.float32), axis=-1).mean()
+    along = np.average(np.abs(direction[:, 2]), weights=trust)
+    turned_rad = np.average(np.arccos(cosine), weights=trust)
+    width = shot.size[1]
+    return np.array([np.log(shot.cameras.focal_px / width), along, np.log(turned_rad + 1e-3), np.log(flow_px / width + 1e-3)])
+
+
+def describe(model: ClipNet, shots: Sequence[Shot]) -> np.ndarray:
+    """Descriptors (S, D) of shots: appearance and camera, each block with a total variance of 1. No label is read."""
+    features = np.stack([appearance(model, shot) for shot in shots])
+    facts = np.stack([camera_facts(shot) for shot in shots])
+    dims = min(APPEARANCE_DIMS, len(shots), features.shape[1])
+    seen = PCA(dims, svd_solver="full").fit_transform(features)
+    facts = (facts - facts.mean(0)) / (facts.std(0) + 1e-6)
+    unit = lambda block: (block - block.mean(0)) / np.sqrt(block.var(0).sum() + 1e-12)  # noqa: E731
+    return np.hstack([unit(seen), unit(facts)])
+
+
+def find_clusters(names: Sequence[str], descriptors: np.ndarray, count: int, min_shots: int, held_out: float, seed: int) -> Clusters:
+    """k-means with at most `count` clusters of at least `min_shots` shots, the largest first.
+
+    A shot also belongs a little to other clusters: a Gaussian in the distance to their centres, as wide as the
+    clusters are on average. The last `held_out` of each cluster's shots, by name, judge and never train: shots of
+    one video stay together but at the border.
+
+    Raises:
+        ValueError: fewer shots than min_shots.
+    """
+    if len(names) < min_shots:
+        raise ValueError(f"{len(names)} shots are fewer than min_shots={min_shots}: add videos or lower experts.min_shots")
+    for clusters in range(min(count, len(names)), 0, -1):
+        fit = KMeans(clusters, n_init=10, random_state=seed).fit(descriptors)
+        sizes = np.bincount(fit.labels_, minlength=clusters)
+        if sizes.min() >= min_shots:
+            break
+    order = np.argsort(-sizes, kind="stable")
+    label = np.argsort(order)[fit.labels_]
+    square = ((descriptors[:, None] - fit.cluster_centers_[order][None]) ** 2).sum(-1)
+    log_weight = -square / (2 * square.min(1).mean() + 1e-12)
+    membership = np.exp(log_weight - log_weight.max(1, keepdims=True))
+    judge = np.zeros(len(names), dtype=bool)
+    for cluster in range(clusters):
+        mine = sorted(np.flatnonzero(label == cluster), key=lambda index: names[index])
+        judges = max(1, round(held_out * len(mine))) if len(mine) > 1 else 0
+        judge[mine[len(mine) - judges :]] = True
+    return Clusters(tuple(names), label, membership / membership.sum(1, keepdims=True), judge)
+
+
+def train_expert(
+    model: ClipNet, shots: list[Shot], weights: np.ndarray, images: int, terms: Terms, plan: Plan, folder: Path, label: str
+) -> tuple[ClipNet, pd.DataFrame]:
+    """A copy of the model with its depth network fine-tuned on shots drawn by weight; and the history."""
+    expert = copy.deepcopy(model)
+    loss_fn = lambda rng: joint_loss(expert, shots, weights, images, terms, rng)  # noqa: E731
+    history = train(expert.depth_net, loss_fn, plan, folder, label, fingerprint=fingerprint(model, shots, weights, images, terms))
+    return expert, history
+
+
+@torch.no_grad()
+def held_out_batches(shots: Sequence[Shot], terms: Terms, per_shot: int = FRAMES_PER_SHOT) -> list[DepthBatch]:
+    """Images spread over each shot, one batch a shot, with evidence degraded alike for whoever is judged."""
+    batches = []
+    for index, shot in enumerate(shots):
+        starts = np.linspace(0, len(shot.frames) - 1, per_shot + 2).round().astype(int)[1:-1].tolist()
+        batches.append(make_batch([shot] * per_shot, starts, terms, generator(HELD_OUT_SEED, index)))
+    return batches
+
+
+@torch.no_grad()
+def mean_error(depth_net: nn.Module, batches: Sequence[DepthBatch]) -> float:
+    """Mean |log error| of depth against all the evidence, the image's scale removed: the label-free yardstick."""
+    was_training = depth_net.training
+    depth_net.eval()
+    errors = []
+    for batch in batches:
+        log_inverse = infer(depth_net, batch)
+        errors.append(float(triangulation_loss(resize_map(log_inverse, batch.target.weight.shape[-2:]), batch.target)))
+    depth_net.train(was_training)
+    return float(np.mean(errors))
+
+
+def infer(depth_net: nn.Module, batch: DepthBatch) -> Float[Tensor, "B a b"]:
+    """Log inverse depth of a batch from the evidence that it gives."""
+    return depth_net(batch.frames, as_channels(batch.given))[0]
+
+
+def fingerprint(model: nn.Module, shots: Sequence[Shot], *facts) -> str:
+    """What a training run depends on beside its plan, as a hash: the first weights, the shots and any settings."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.contiguous().cpu().numpy().tobytes())
+    for shot in shots:
+        focal_px = shot.cameras.focal_px if shot.cameras else 0.0
+        digest.update(f"{shot.name} {len(shot.frames)} {shot.stride} {focal_px!r}".encode())
+    for fact in facts:
+        digest.update(fact.tobytes() if isinstance(fact, np.ndarray) else repr(fact).encode())
+    return digest.hexdigest()

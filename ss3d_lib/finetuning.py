@@ -1,0 +1,87 @@
+"""Adaptation to one target video without labels: its shots, a split in time, and the runs (notebook 08)."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ss3d_lib.curation import CurateSettings, curate_video
+from ss3d_lib.data import Shot, generator
+from ss3d_lib.experts import HELD_OUT_SEED, fingerprint, mean_error
+from ss3d_lib.flow import forward_backward, half
+from ss3d_lib.intrinsics import estimate_cameras
+from ss3d_lib.joint import DepthBatch, Terms, joint_loss, make_batch
+from ss3d_lib.models import ClipNet
+from ss3d_lib.score import score_row
+from ss3d_lib.training import Plan, train
+from ss3d_lib.video import find_videos
+
+
+def target_shots(path: str | Path, settings: CurateSettings, min_score: float) -> list[Shot]:
+    """The shots of a video (or of a folder of videos) that have a multi-view signal, with flow and cameras.
+
+    The same functions as in the stages curate, score and stage1, without their files.
+
+    Raises:
+        ValueError: no shot has a signal; the message lists the reasons.
+    """
+    shots, reasons = [], []
+    for video in find_videos(path):
+        for curated in curate_video(video, settings):
+            row = score_row(curated.row, curated.frames, min_score)
+            reasons.append(f"{row.shot}: {row.reason or 'kept'}")
+            if row.kept:
+                forward, backward = (half(flow).astype(np.float16) for flow in forward_backward(curated.frames, row.stride))
+                shot = Shot(row.shot, row.video, row.score, row.stride, curated.frames, forward, backward)
+                shots.append(replace(shot, cameras=estimate_cameras(shot)))
+    if not shots:
+        raise ValueError(f"{path}: no shot to adapt to ({'; '.join(reasons)}): give a video with a moving camera")
+    return shots
+
+
+def first_frames(shot: Shot, share: float) -> Shot:
+    """The beginning of a shot, with the flows that stay within it; the motions are found by their first frame."""
+    frames = max(shot.stride + 1, round(share * len(shot.frames)))
+    flows = frames - shot.stride
+    return replace(shot, frames=shot.frames[:frames], forward=shot.forward[:flows], backward=shot.backward[:flows])
+
+
+@torch.no_grad()
+def last_frames(shots: Sequence[Shot], share: float, terms: Terms, per_shot: int = 4) -> list[DepthBatch]:
+    """Held-out images from the end of each shot, after the first `share`, with all their evidence as the judge."""
+    batches = []
+    for index, shot in enumerate(shots):
+        begin = len(first_frames(shot, share).frames)
+        starts = np.linspace(begin, len(shot.frames) - 1, per_shot).round().astype(int).clip(0, len(shot.frames) - 1)
+        batches.append(make_batch([shot] * per_shot, starts.tolist(), terms, generator(HELD_OUT_SEED, index)))
+    return batches
+
+
+def adapt(
+    model: ClipNet, shots: list[Shot], held_out: list[DepthBatch], images: int, terms: Terms, plan: Plan, folder: Path, label: str
+) -> tuple[ClipNet, pd.DataFrame]:
+    """A copy of the model whose depth network was trained on the shots; and its learning curve (step, error).
+
+    The curve starts at step 0, before any training, and has a row per rolling checkpoint.
+    """
+    adapted = copy.deepcopy(model)
+    weights = np.array([shot.score * len(shot.frames) for shot in shots])
+    before = mean_error(adapted.depth_net, held_out)
+    history = train(
+        adapted.depth_net, lambda rng: joint_loss(adapted, shots, weights, images, terms, rng), plan, folder, label,
+        fingerprint=fingerprint(model, shots, weights, images, terms),
+        measure=lambda: {"held_out": mean_error(adapted.depth_net, held_out)},
+    )
+    measured = history[["step", "held_out"]].dropna()
+    curve = pd.DataFrame({"step": [0, *(measured.step + 1)], "error": [before, *measured.held_out]})
+    return adapted, curve
+
+
+def steps_to_reach(curve: pd.DataFrame, error: float) -> float:
+    """The first step at which a learning curve is at or below an error; nan where it never is."""
+    reached = curve[curve.error <= error]
+    return float(reached.step.iloc[0]) if len(reached) else float("nan")
