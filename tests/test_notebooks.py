@@ -78,16 +78,13 @@ def test_it_checks_before_it_works(notebook, path):
     )
 
 
-def test_it_ends_with_a_link_to_a_notebook_that_exists(notebook, path):
+def test_it_ends_with_a_link_to_the_next(notebook, path):
     last = notebook.cells[-1]
-    links = re.findall(r"\]\(([^)]+)\)", last.source) if last.cell_type == "markdown" else []
+    links = re.findall(r"\]\([\w./-]+\)", last.source) if last.cell_type == "markdown" else []
     assert links, f"{path.name}: end with a text cell that links to the next notebook"
-    for link in links:
-        if "://" not in link:
-            assert (path.parent / link.split("#")[0]).is_file(), f"{path.name}: {link} does not exist"
 
 
-def test_every_link_to_a_notebook_leads_somewhere(notebook, path):
+def test_every_link_leads_somewhere(notebook, path):
     for cell in notebook.cells:
         for link in re.findall(r"\]\(([\w./-]+\.(?:ipynb|py|md))", cell.source) if cell.cell_type == "markdown" else []:
             assert (path.parent / link).is_file(), f"{path.name}: {link} does not exist"
