@@ -17,7 +17,8 @@ SHAPED = [
     for path in sorted((ROOT / "ss3d_lib").rglob("*.py"))
     if "from jaxtyping import" in path.read_text(encoding="utf-8")
 ]
-install_import_hook(SHAPED, "beartype.beartype")  # the shapes in signatures are checked under pytest only
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int may stand for a float
+install_import_hook(SHAPED, CHECKER)  # the shapes in signatures are checked under pytest only
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
