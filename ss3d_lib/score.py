@@ -37,6 +37,7 @@ class ScoreRow:
     parallax: float = 0.0
     spread: float = 0.0
     epipolar: float = 0.0
+    rigid: float = 0.0
     still: float = 0.0
     moving: float = 0.0
     parallax_px: float = 0.0

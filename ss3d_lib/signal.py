@@ -17,11 +17,12 @@ from dataclasses import dataclass, fields
 import cv2
 import numpy as np
 
-from ss3d_lib import twoframe
+from ss3d_lib import flatmotion, twoframe
 from ss3d_lib.flow import grey
+from ss3d_lib.rigidity import rigid_support
 
 STRIDES = (1, 2, 4, 8, 16)  # frames apart; the score is taken at the best of them
-PAIRS = 4  # pairs per stride, spread over the shot
+SAMPLES = 3  # frames per stride, spread over the shot; each is matched with an earlier and a later one
 MIN_FRAMES_LEFT = 6  # a training clip needs that many frames at the chosen stride
 PARALLAX_PX = (2.0, 8.0)  # best for training: well above the noise of flow, well within its reach
 KEPT = 0.5  # the score from which a shot is kept, unless a stage is told otherwise
@@ -39,6 +40,7 @@ class Signal:
     parallax: float  # share of the matches that no homography explains
     spread: float  # share of the picture's 4x4 cells in which such matches are found
     epipolar: float  # share of such matches that one epipolar geometry explains
+    rigid: float  # share of such matches whose depth agrees between two pairs
     still: float  # share of the matches that do not move at all, at the widest gap
     moving: float  # share of the matches that move by themselves
     parallax_px: float  # 75th percentile of what the homography leaves, working px, at `stride`
@@ -56,54 +58,78 @@ def shot_signal(frames: np.ndarray, min_score: float = KEPT) -> Signal:
     """
     images = grey(frames)
     table = measure(images)
-    best = max(table, key=lambda s: _usefulness(table[s]))
-    at, wide = table[best], table[_widest(table)]
-    stride = training_stride(table, len(images))
-    factors = score_factors(at, wide)
-    score = float(np.prod(list(factors.values())))
+    terms = {stride: found.terms for stride, found in table.items()}
+    best = max(terms, key=lambda s: usefulness(terms[s]))
+    stride = training_stride(terms, len(images))
+    at, wide = terms[best], table[_widest(terms)]
+    rigid = rigid_share(table, best, images.shape[1:])
+    factors = score_factors(at, rigid, wide.terms.still)
     luma = float(images[:: max(1, len(images) // 8)].mean())
     broken = breaks(images)
-    reason = why(at, wide, luma, broken, factors) if score < min_score or broken else ""
-    return Signal(
-        score=round(score * (not broken), 4),
-        stride=stride,
-        reason=reason,
-        **{name: round(getattr(at, name), 4) for name in ("visible", "matched", "parallax", "spread", "epipolar")},
-        still=round(wide.still, 4),
-        moving=round(at.moving, 4),
-        parallax_px=round(table[stride].parallax_px, 3),
-        flow_px=round(table[stride].flow_px, 3),
-        luma=round(luma, 1),
-    )
+    score = 0.0 if broken else float(np.prod(list(factors.values())))
+    reason = "" if score >= min_score else why(at, wide, factors, luma, broken, images.shape[1:])
+    values = {name: getattr(at, name) for name in ("visible", "matched", "parallax", "spread", "epipolar", "moving")}
+    values |= {"rigid": rigid, "still": wide.terms.still, "luma": luma}
+    values |= {name: getattr(terms[stride], name) for name in ("parallax_px", "flow_px")}
+    return Signal(round(score, 4), stride, reason, **{name: round(value, 4) for name, value in values.items()})
 
 
-def measure(images: np.ndarray, pairs: int = PAIRS) -> dict[int, twoframe.PairTerms]:
-    """Terms per stride, the median over `pairs` pairs of frames spread over images (T,H,W) uint8."""
-    table = {}
+@dataclass(frozen=True)
+class StrideFound:
+    """What was found at one stride: the median terms, and the matches of each sampled frame, earlier and later."""
+
+    terms: twoframe.PairTerms
+    matches: list[tuple[twoframe.Matches | None, twoframe.Matches]]
+
+
+def measure(images: np.ndarray, samples: int = SAMPLES) -> dict[int, StrideFound]:
+    """Measure images (T,H,W) uint8 at every stride, on `samples` frames spread over the shot.
+
+    Each sampled frame is matched with the one a stride before and the one a stride after it, where there is one.
+    """
+    table: dict[int, StrideFound] = {}
     for stride in STRIDES:
-        if stride > 1 and len(images) - stride < min(pairs, len(images) // 3 + 1):
+        if stride > 1 and stride > len(images) - MIN_FRAMES_LEFT:
             break
-        starts = np.unique(np.linspace(0, len(images) - 1 - stride, pairs).round().astype(int))
-        table[stride] = twoframe.median_terms([twoframe.pair_terms(images[i], images[i + stride]) for i in starts])
-        if table[stride].matched < 0.3 and stride >= 4:  # wider gaps will not match either
+        first, last = (stride, len(images) - 1 - stride) if 2 * stride < len(images) else (0, len(images) - 1 - stride)
+        middles = np.unique(np.linspace(first, last, samples + 2)[1:-1].round().astype(int))
+        matches = [_match_around(images, int(middle), stride) for middle in middles]
+        pairs = [found for around in matches for found in around if found is not None]
+        terms = twoframe.median_terms([twoframe.pair_terms(found, images.shape[1:]) for found in pairs])
+        table[stride] = StrideFound(terms, matches)
+        if terms.matched < 0.3 and stride >= 4:  # wider gaps will not match either
             break
     return table
 
 
-def _usefulness(terms: twoframe.PairTerms) -> float:
+def _match_around(images: np.ndarray, middle: int, stride: int) -> tuple[twoframe.Matches | None, twoframe.Matches]:
+    before = twoframe.find_matches(images[middle], images[middle - stride]) if middle >= stride else None
+    return before, twoframe.find_matches(images[middle], images[middle + stride])
+
+
+def rigid_share(table: dict[int, StrideFound], best: int, size: tuple[int, int]) -> float:
+    """Median rigid support of the frames sampled at the best stride and at half of it; 0 where nothing can be told."""
+    triples = [m for s in {best, max(1, best // 2)} for m in table[s].matches if m[0] is not None]
+    support = [rigid_support(before, after, size) for before, after in triples]
+    known = [value for value in support if np.isfinite(value)]
+    return float(np.median(known)) if known else 0.0
+
+
+def usefulness(terms: twoframe.PairTerms) -> float:
     """How much can be learnt from pairs like this: matched, with a parallax well above the noise of flow."""
-    return terms.matched * ramp(terms.parallax_px, 0.0, PARALLAX_PX[0]) * min(1.0, PARALLAX_PX[1] / max(terms.parallax_px, 1e-6))
+    low, high = PARALLAX_PX
+    return terms.matched * ramp(terms.parallax_px, 0.0, low) * min(1.0, high / max(terms.parallax_px, 1e-6))
 
 
-def _widest(table: dict[int, twoframe.PairTerms]) -> int:
+def _widest(terms: dict[int, twoframe.PairTerms]) -> int:
     """The widest stride that still matches half of the picture: there, what stands still is told best."""
-    return max((s for s in table if table[s].matched > 0.5), default=1)
+    return max((s for s in terms if terms[s].matched > 0.5), default=1)
 
 
-def training_stride(table: dict[int, twoframe.PairTerms], frames: int) -> int:
+def training_stride(terms: dict[int, twoframe.PairTerms], frames: int) -> int:
     """The most useful stride that leaves MIN_FRAMES_LEFT frames of the shot."""
-    allowed = [s for s in table if s == 1 or (frames - 1) // s + 1 >= MIN_FRAMES_LEFT]
-    return max(allowed, key=lambda s: (_usefulness(table[s]), -s))
+    allowed = [s for s in terms if s == 1 or (frames - 1) // s + 1 >= MIN_FRAMES_LEFT]
+    return max(allowed, key=lambda s: (usefulness(terms[s]), -s))
 
 
 def ramp(value: float, low: float, high: float) -> float:
@@ -111,14 +137,15 @@ def ramp(value: float, low: float, high: float) -> float:
     return float(np.clip((value - low) / (high - low), 0.0, 1.0))
 
 
-def score_factors(at: twoframe.PairTerms, wide: twoframe.PairTerms) -> dict[str, float]:
-    """The factors of the score from the terms at the best and at the widest stride."""
+def score_factors(at: twoframe.PairTerms, rigid: float, still: float) -> dict[str, float]:
+    """The factors of the score, from the terms at the best stride, and what stands still at the widest."""
     return {
         "visible": ramp(at.visible, 0.03, 0.15),
         "matched": ramp(at.matched, 0.25, 0.5),
         "parallax": ramp(at.parallax, 0.05, 0.3) ** 0.5 * ramp(at.spread, 0.2, 0.55) ** 0.5,
         "epipolar": ramp(at.epipolar, 0.4, 0.8),
-        "camera": ramp(wide.still, 0.45, 0.15),
+        "rigid": ramp(rigid, 0.1, 0.7),
+        "camera": ramp(still, 0.45, 0.15),
     }
 
 
@@ -133,25 +160,39 @@ def breaks(images: np.ndarray) -> bool:
     return bool(step[largest] > 12 and step[largest] > 4 * np.quantile(around, 0.9) + 3)
 
 
-def why(at: twoframe.PairTerms, wide: twoframe.PairTerms, luma: float, broken: bool, factors: dict[str, float]) -> str:
+def why(at: twoframe.PairTerms, wide: StrideFound, factors: dict[str, float], luma: float, broken: bool, size) -> str:
     """The name of what a rejected shot shows instead of a rigid scene from several places."""
     if at.visible < 0.1:
         return "too_dark" if luma < 40 else "textureless"
-    stands = wide.still > 0.3
+    still = max(wide.terms.still, at.still)
     if broken:
-        return "slideshow" if wide.still > 0.8 or at.still > 0.8 else "cut"
-    if wide.still > 0.93:
+        return "slideshow" if still > 0.8 else "cut"
+    if still > 0.93:
         return "slideshow"
-    if stands:
-        return "static" if wide.still > 0.4 else "dynamic_subject"
-    if factors["parallax"] < 0.5 and wide.parallax < 0.3:
-        return flat_kind(wide)
+    if still > 0.3:
+        return "static" if still > 0.4 else "dynamic_subject"
+    if factors["parallax"] < 0.5 and wide.terms.parallax < 0.3:
+        return flat_kind([found for around in wide.matches for found in around if found is not None], size)
     return "dynamic_subject"
 
 
-def flat_kind(wide: twoframe.PairTerms) -> str:
-    """Rotation, zoom or planar: the simplest camera that explains as much as the homography does."""
-    slack = 1.5 * wide.parallax_px + 0.2 + 0.03 * wide.flow_px
-    if wide.zoom_px < slack and abs(np.log(wide.zoom)) > 0.02 and wide.zoom_px <= wide.rotation_px:
+def flat_kind(pairs: list[twoframe.Matches], size: tuple[int, int]) -> str:
+    """Rotation, zoom or planar: the simplest camera that explains as much as a homography does."""
+    rests = {"rotation": [], "zoom": [], "planar": []}
+    factors, lengths = [1.0], [0.0]
+    for pair in pairs:
+        first, second = pair.first[pair.matched], pair.second[pair.matched]
+        if len(first) < 60:
+            continue
+        zoom_rest, factor = flatmotion.zoom_distance(first, second)
+        rests["zoom"].append(np.quantile(zoom_rest, 0.75))
+        rests["rotation"].append(np.quantile(flatmotion.rotation_distance(first, second, size), 0.75))
+        rests["planar"].append(np.quantile(twoframe.homography_distance(first, second), 0.75))
+        factors.append(factor)
+        lengths.append(np.median(np.linalg.norm(second - first, axis=1)))
+    rest = {name: float(np.median(values)) if values else np.inf for name, values in rests.items()}
+    slack = 1.5 * rest["planar"] + 0.2 + 0.03 * float(np.median(lengths))
+    zooms = np.median(np.abs(np.log(factors[1:] or [1.0]))) > 0.015
+    if zooms and rest["zoom"] < slack and rest["zoom"] <= rest["rotation"]:
         return "zoom"
-    return "rotation" if wide.rotation_px < slack else "planar"
+    return "rotation" if rest["rotation"] < slack else "planar"

@@ -17,7 +17,6 @@ TEXTURE = 4.0  # mean squared slope (grey levels per px, squared) above which fl
 STILL_PX = 0.35  # below, a point has not moved: the noise of flow on still pictures
 PLANE_PX, PLANE_SHARE = 0.7, 0.02  # off the plane: farther from the homography than this, and than this share of the flow
 CELLS = 4  # the picture in 4 x 4 cells
-FOCALS = np.geomspace(0.4, 3.0, 7)  # candidate focal lengths of a pure rotation, in picture sides
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,9 @@ class PairTerms:
     parallax_px: float  # 75th percentile of the distance to the homography
     epipolar: float  # share of the off-plane matches that the best fundamental matrix explains, above chance
     moving: float  # share of the matches that it does not explain
-    rotation_px: float  # 75th percentile of what the best pure rotation leaves
-    zoom_px: float  # 75th percentile of what the best zoom (with a shift) leaves
-    zoom: float  # its factor
 
 
-NOTHING = PairTerms(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, np.inf, np.inf, 1.0)
+NOTHING = PairTerms(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def median_terms(terms: list[PairTerms]) -> PairTerms:
@@ -65,27 +61,30 @@ class Matches:
 
 
 def find_matches(image_a: np.ndarray, image_b: np.ndarray) -> Matches:
-    """DIS flow there and back between grey images (H,W) uint8, read on the grid."""
-    forward, backward = of.dis_flow(image_a, image_b), of.dis_flow(image_b, image_a)
-    height, width = image_a.shape
+    """Match grey images (H,W) uint8 by DIS flow there and back."""
+    return grid_matches(image_a, of.dis_flow(image_a, image_b), of.dis_flow(image_b, image_a))
+
+
+def grid_matches(image: np.ndarray, forward: np.ndarray, backward: np.ndarray) -> Matches:
+    """Read flow from `image` (H,W) and back, each (H,W,2), on the grid."""
+    height, width = image.shape
     y, x = np.mgrid[GRID_PX : height - GRID_PX + 1 : GRID_PX, GRID_PX : width - GRID_PX + 1 : GRID_PX].reshape(2, -1)
     first = np.stack([x, y], 1).astype(np.float64)
-    visible = (texture(image_a) > TEXTURE)[y, x]
+    visible = (texture(image) > TEXTURE)[y, x]
     inside = visible & of.inside(forward)[y, x]
     matched = inside & of.consistent(forward, backward)[y, x]
     return Matches(first, first + forward[y, x], visible, inside, matched)
 
 
-def pair_terms(image_a: np.ndarray, image_b: np.ndarray) -> PairTerms:
-    """Measure one pair of grey images (H,W) uint8."""
-    found = find_matches(image_a, image_b)
+def pair_terms(found: Matches, size: tuple[int, int]) -> PairTerms:
+    """Measure one pair of frames of size (H,W) from its matches."""
     length = np.linalg.norm(found.second - found.first, axis=1)
     terms = {f.name: getattr(NOTHING, f.name) for f in fields(PairTerms)}
     terms["visible"] = found.visible.mean()
     terms["matched"] = found.matched.sum() / max(found.inside.sum(), 1)
     terms["flow_px"] = np.median(length[found.visible]) if found.visible.any() else 0.0
     if found.matched.sum() >= 60:
-        terms |= match_terms(found.first[found.matched], found.second[found.matched], image_a.shape)
+        terms |= match_terms(found.first[found.matched], found.second[found.matched], size)
     return PairTerms(**{name: float(value) for name, value in terms.items()})
 
 
@@ -95,7 +94,6 @@ def match_terms(first: np.ndarray, second: np.ndarray, size: tuple[int, int]) ->
     rest = homography_distance(first, second)
     off = rest > PLANE_PX + PLANE_SHARE * length
     epipolar, moving = epipolar_support(first, second, rest, off)
-    zoom_rest, zoom = zoom_distance(first, second)
     return {
         "still": (length < STILL_PX).mean(),
         "parallax": off.mean(),
@@ -103,15 +101,15 @@ def match_terms(first: np.ndarray, second: np.ndarray, size: tuple[int, int]) ->
         "parallax_px": np.quantile(rest, 0.75),
         "epipolar": epipolar,
         "moving": moving,
-        "rotation_px": np.quantile(rotation_distance(first, second, size), 0.75),
-        "zoom_px": np.quantile(zoom_rest, 0.75),
-        "zoom": zoom,
     }
 
 
 def homography_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Distance (N,) px of the matches to the best homography (MAGSAC++, Barath et al. 2020)."""
-    matrix, _ = cv2.findHomography(first, second, cv2.USAC_MAGSAC, 1.0, maxIters=1000, confidence=0.999)
+    try:
+        matrix, _ = cv2.findHomography(first, second, cv2.USAC_MAGSAC, 1.0, maxIters=1000, confidence=0.999)
+    except cv2.error:  # see `fundamental`
+        matrix = None
     if matrix is None:
         return np.zeros(len(first))
     mapped = np.c_[first, np.ones(len(first))] @ matrix.T
@@ -142,11 +140,18 @@ def epipolar_support(
 
 
 def epipolar_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Sampson distance (N,) px of the matches to the best fundamental matrix (MAGSAC++); inf where none is found."""
-    matrix, _ = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, 0.7, 0.999, 1000)
-    if matrix is None or matrix.shape != (3, 3):
-        return np.full(len(first), np.inf)
-    return sampson_distance(first, second, matrix)
+    """Sampson distance (N,) px of the matches to the best fundamental matrix; inf where none is found."""
+    matrix = fundamental(first, second)
+    return np.full(len(first), np.inf) if matrix is None else sampson_distance(first, second, matrix)
+
+
+def fundamental(first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
+    """The fundamental matrix (3,3) that explains most matches (N,2) px (MAGSAC++), or None."""
+    try:
+        matrix, _ = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, 0.7, 0.999, 1000)
+    except cv2.error:  # OpenCV 5.0 asserts instead of returning nothing when its local optimisation finds no model
+        return None
+    return matrix if matrix is not None and matrix.shape == (3, 3) else None
 
 
 def sampson_distance(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -155,40 +160,3 @@ def sampson_distance(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) 
     line_b, line_a = a @ matrix.T, b @ matrix
     slope = np.sqrt((line_b[:, :2] ** 2).sum(1) + (line_a[:, :2] ** 2).sum(1))
     return np.abs((b * line_b).sum(1)) / np.maximum(slope, 1e-12)
-
-
-def rotation_distance(first: np.ndarray, second: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Distance (N,) px to the best pure rotation, over candidate focal lengths (Kabsch 1976, reweighted)."""
-    centre = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2])
-    best = np.full(len(first), np.inf)
-    for focal_px in FOCALS * max(size):
-        a = np.c_[(first - centre) / focal_px, np.ones(len(first))]
-        b = np.c_[(second - centre) / focal_px, np.ones(len(first))]
-        rest, weight = best, np.ones(len(first))
-        for _ in range(3):
-            rotation = _align(a, b, weight)
-            turned = a @ rotation.T
-            rest = np.linalg.norm(turned[:, :2] / turned[:, 2:] * focal_px + centre - second, axis=1)
-            weight = 1 / (1 + rest**2) ** 2
-        if np.median(rest) < np.median(best):
-            best = rest
-    return best
-
-
-def _align(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The rotation (3,3) that turns rays a (N,3) into rays b best."""
-    a, b = (r / np.linalg.norm(r, axis=1, keepdims=True) for r in (a, b))
-    left, _, right = np.linalg.svd((b * weight[:, None]).T @ a)
-    return left @ np.diag([1, 1, np.linalg.det(left @ right)]) @ right
-
-
-def zoom_distance(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, float]:
-    """Distance (N,) px to the best scaling with a shift, and its factor."""
-    weight = np.ones(len(first))
-    for _ in range(5):
-        mean_a, mean_b = (np.average(p, axis=0, weights=weight) for p in (first, second))
-        a, b = first - mean_a, second - mean_b
-        zoom = (weight[:, None] * a * b).sum() / (weight[:, None] * a * a).sum()
-        rest = np.linalg.norm(zoom * a - b, axis=1)
-        weight = 1 / (1 + rest**2) ** 2
-    return rest, float(max(zoom, 1e-3))
