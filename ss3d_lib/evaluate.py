@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ss3d_lib import metrics
-from ss3d_lib.datasets import DatasetError, EvalClip, find_sequences, iterate_sequences, load_sequence, open_set
+from ss3d_lib.datasets import LAYOUTS, DatasetError, EvalClip, find_sequences, load_sequence, open_set
 from ss3d_lib.files import write_json
 from ss3d_lib.progress import progress
 from ss3d_lib.protocol import ClipResult, Predictor, choose_stride, evaluate_clip
@@ -162,19 +162,34 @@ def format_line(name: str, figures: dict[str, Any]) -> str:
     return f"{name:24s}" + " ".join(cells)
 
 
+def evaluate_folder(
+    folder: str | Path, predict: Predictor, layout: str = "sequences", stride: int = 0, max_frames: int = 0
+) -> dict[str, dict[str, Any]]:
+    """{clip: metrics} of every clip of a folder, and of all of them together under the layout's name if it is a set.
+
+    stride 0 is chosen per clip; max_frames 0 takes all.
+    """
+    results = []
+    for clip in progress(LAYOUTS[layout](Path(folder)), label=layout):
+        clip = clip.head(max_frames) if max_frames else clip
+        results.append(evaluate_clip(clip, predict, stride or choose_stride(clip)))
+    sets = {result.name: set_metrics([result]) for result in results}
+    return sets if layout == REAL_SETS else sets | {layout: set_metrics(results)}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ss3d_lib.evaluate", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--checkpoint", required=True, type=Path, help="a .safetensors file written by a stage")
     parser.add_argument("--sequences", required=True, type=Path, help="folder of NAME/rgb/*.jpg, intrinsics.txt, ...")
     parser.add_argument("--out", required=True, type=Path, help="JSON: {NAME: {metric: value}}")
+    parser.add_argument("--layout", choices=sorted(LAYOUTS), default=REAL_SETS, help="how a public set lies on disk")
     parser.add_argument("--stride", type=int, default=0, help="frame stride; 0 (default) chooses it per sequence")
     parser.add_argument("--max-frames", type=int, default=0, help="only the first frames of each sequence; 0 = all")
     options = parser.parse_args(arguments)
     try:
-        if not options.checkpoint.is_file():
-            raise FileNotFoundError(f"{options.checkpoint}: no such checkpoint; run `dvc repro distill` or `dvc pull`")
         predict = checkpoint_predictor(options.checkpoint)
-        sets = evaluate_sequences(options.sequences, predict, options.stride, options.max_frames)
+        sets = evaluate_folder(options.sequences, predict, options.layout, options.stride, options.max_frames)
     except (DatasetError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -183,17 +198,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, figures in sets.items():
         print(format_line(name, figures))
     return 0
-
-
-def evaluate_sequences(
-    folder: str | Path, predict: Predictor, stride: int = 0, max_frames: int = 0
-) -> dict[str, dict[str, Any]]:
-    """{sequence: metrics} for every sequence of a folder; stride 0 is chosen per sequence, max_frames 0 takes all."""
-    sets = {}
-    for clip in iterate_sequences(folder):
-        clip = clip.head(max_frames) if max_frames else clip
-        sets[clip.name] = set_metrics([evaluate_clip(clip, predict, stride or choose_stride(clip))])
-    return sets
 
 
 if __name__ == "__main__":

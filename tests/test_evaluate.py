@@ -252,14 +252,14 @@ def test_the_readme_agrees_with_the_summary():
 # --- the command line -----------------------------------------------------------------------------------------------
 
 
-def test_evaluate_sequences_writes_the_figures_of_a_folder(tmp_path):
+def test_evaluate_folder_gives_the_figures_of_a_folder(tmp_path):
     write_sequence(tmp_path / "office")
     guess = lambda frames: Answer(
         depth_m=np.ones(frames.shape[:3]),
         world_from_cam=baselines.straight_line(len(frames), np.array([-1.0, 0, 0])),
         focal_px=22.0,
     )
-    sets = evaluate.evaluate_sequences(tmp_path, guess, stride=1)
+    sets = evaluate.evaluate_folder(tmp_path, guess, stride=1)
     assert sets["office"]["focal_relerr"] == pytest.approx(0.1)
     assert sets["office"]["dir_deg"] == pytest.approx(0.0, abs=1e-6)
     assert sets["office"]["ate_sim3"] == pytest.approx(0.0, abs=1e-6)
@@ -281,4 +281,4 @@ def test_the_command_names_what_is_missing(tmp_path, capsys, missing, monkeypatc
     ]
     assert evaluate.main(command) == 1
     printed = capsys.readouterr().err
-    assert printed.startswith("error: ") and ("no such checkpoint" in printed or "no NAME/rgb" in printed)
+    assert printed.startswith("error: ") and ("does not exist" in printed or "no NAME/rgb" in printed)
