@@ -125,15 +125,15 @@ def metric_bars(
     """One bar per row that has the metric, with its interval; the value is written beside the bar."""
     rows = [row for row in figures if key in figures[row]]
     values = np.array([factor * figures[row][key] for row in rows])
+    ends = [[factor * figures[row].get(f"{key}_{end}", figures[row][key]) for end in ("low", "high")] for row in rows]
     if axis is None:
         _, axis = plt.subplots(figsize=(5, 0.35 * len(rows) + 0.8))
     axis.barh(rows, values, color=["C0" if row in ("student", "released") else "0.7" for row in rows])
-    for index, (row, value) in enumerate(zip(rows, values)):
-        low, high = (factor * figures[row].get(f"{key}_{end}", value / factor) for end in ("low", "high"))
+    for index, (value, (low, high)) in enumerate(zip(values, ends)):
         axis.plot([low, high], [index, index], "k-", lw=1)
         axis.text(max(value, high), index, f" {value:.3g}", va="center", fontsize=7)
     axis.invert_yaxis()
-    axis.set(title=title, xlim=(0, 1.25 * max([*values, 1e-6])))
+    axis.set(title=title, xlim=(0, 1.25 * np.max(ends, initial=1e-6)))
     return axis.figure
 
 
@@ -164,9 +164,7 @@ def inverse_depth_maps(maps: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def shot_sheet(
-    pictures: Sequence[np.ndarray], titles: Sequence[str], good: Sequence[bool], columns: int = 8
-) -> Figure:
+def shot_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], good: Sequence[bool], columns: int = 8) -> Figure:
     """A contact sheet: one picture (H, W, 3) a shot, framed green where it was kept and red where it was not."""
     rows = max(1, -(-len(pictures) // columns))
     figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.25 * rows), squeeze=False)
@@ -199,7 +197,9 @@ def term_strips(terms: Mapping[str, np.ndarray], groups: Sequence[str]) -> Figur
     figure, axes = plt.subplots(1, len(terms), figsize=(1.9 * len(terms), 3), sharey=True, squeeze=False)
     order = sorted(set(groups), key=lambda name: (name != "signal", name))
     for axis, (name, values) in zip(axes[0], terms.items()):
-        sns.stripplot(x=values, y=list(groups), order=order, hue=list(groups), hue_order=order, size=3.5, ax=axis, legend=False)
+        sns.stripplot(
+            x=values, y=list(groups), order=order, hue=list(groups), hue_order=order, size=3.5, ax=axis, legend=False
+        )
         axis.set(xlabel=name, ylabel="")
     figure.tight_layout()
     return figure
@@ -211,7 +211,9 @@ def pair_anatomy(image: np.ndarray, points: np.ndarray, layers: Mapping[str, np.
     show_image(axes[0], image, "frame")
     for axis, (name, values) in zip(axes[1:], layers.items()):
         show_image(axis, np.full_like(image, 235), name)
-        drawn = axis.scatter(*points.T, c=values, s=3, cmap=ERROR_CMAP, vmin=0, vmax=max(np.quantile(values, 0.97), 1e-3))
+        drawn = axis.scatter(
+            *points.T, c=values, s=3, cmap=ERROR_CMAP, vmin=0, vmax=max(np.quantile(values, 0.97), 1e-3)
+        )
         figure.colorbar(drawn, ax=axis, fraction=0.046)
     figure.tight_layout()
     return figure
@@ -227,7 +229,9 @@ def change_curve(change: np.ndarray, marks: Sequence[int], ylabel: str) -> Figur
     return figure
 
 
-def residual_curves(candidates: np.ndarray, curves: Mapping[str, np.ndarray], true: Mapping[str, float] | None = None) -> Figure:
+def residual_curves(
+    candidates: np.ndarray, curves: Mapping[str, np.ndarray], true: Mapping[str, float] | None = None
+) -> Figure:
     """Epipolar residual against the focal length (in image widths, log axis), one line each; dots mark the truth."""
     figure, axis = plt.subplots(figsize=(6, 3))
     for name, curve in curves.items():
@@ -275,4 +279,56 @@ def histogram(values: Mapping[str, np.ndarray], xlabel: str) -> Figure:
     axis.set(xlabel=xlabel, ylabel="shots")
     axis.legend(fontsize=7)
     figure.tight_layout()
+    return figure
+
+
+def contact_rows(rows: Mapping[str, Sequence[np.ndarray]], columns: int) -> Figure:
+    """Pictures (H, W, 3) of any shape, a row of at most `columns` per name (more, where there is only one name)."""
+    if len(rows) == 1:
+        ((name, pictures),) = rows.items()
+        rows = {name if k == 0 else " " * k: pictures[k : k + columns] for k in range(0, len(pictures), columns)}
+    figure, axes = plt.subplots(len(rows), columns, figsize=(1.5 * columns, 1.1 * len(rows)), squeeze=False)
+    for line, (name, pictures) in zip(axes, rows.items()):
+        for axis in line[len(pictures) :]:
+            axis.set_axis_off()
+        for axis, picture in zip(line, pictures):
+            show_image(axis, picture)
+        line[0].set_ylabel(name)
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def score_table(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
+    """A table of values (R, C) coloured by their ratio to the best of their column."""
+    figure, axis = plt.subplots(figsize=(1.2 * len(columns) + 2, 0.35 * len(rows) + 1))
+    ratio = values / values.min(axis=0, keepdims=True)
+    sns.heatmap(
+        ratio, annot=values, fmt=".4f", cmap="viridis_r", vmin=1, vmax=max(1.05, float(np.quantile(ratio, 0.9))), ax=axis,
+        xticklabels=columns, yticklabels=rows, cbar_kws={"label": "over the best"},
+    )  # fmt: skip
+    axis.set(title=title)
+    axis.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def arrows(vectors: Mapping[str, np.ndarray]) -> Figure:
+    """Named vectors (2,) from the origin."""
+    figure, axis = plt.subplots(figsize=(4.5, 3.2))
+    for index, (name, vector) in enumerate(vectors.items()):
+        axis.quiver(0, 0, *vector, color=f"C{index}", angles="xy", scale_units="xy", scale=1, width=0.01, label=name)
+    ends = np.array([*vectors.values(), (0, 0)])
+    low, high = ends.min(0) - 0.3, ends.max(0) + 0.3
+    axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+    axis.legend(fontsize=7, loc="best")
+    return figure
+
+
+def learning_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, ylabel: str) -> Figure:
+    """One line per name, (x, y); a dashed line marks where the last one ends."""
+    figure, axis = plt.subplots(figsize=(5.5, 3.2))
+    for name, (x, y) in curves.items():
+        axis.plot(x, y, "o-", ms=3, label=name)
+    axis.axhline(y[-1], color="0.5", ls="--", lw=0.8)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(fontsize=8)
     return figure

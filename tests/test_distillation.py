@@ -103,8 +103,9 @@ def test_a_pareto_step_lowers_both_losses_where_a_sum_does_not():
     found = pareto.add_pareto_gradient(tasks(point), [point])
     assert sum(float(w) for w in found.values()) == pytest.approx(1)
     for direction, better in ((point.grad, True), (total, False)):
-        moved = nn.Parameter(point.detach() - 1e-3 * direction / direction.norm())
-    X        assert all(a < b for a, b in zip(after, before)) == better
+        moved = point.detach() - 1e-3 * direction / direction.norm()
+        after = [float(task) for task in tasks(moved)]
+        assert all(a < b for a, b in zip(after, before)) == better
 
 
 def test_equal_tasks_give_the_gradient_of_the_mean():
