@@ -4,8 +4,9 @@
 
 The protocol (notebook 07 draws it):
 - The frame stride of a clip comes from its own optical flow, never from truth; the model sees frames[::stride].
-- Depth: per image, pixels with a measurement below 80 m, mean over pixels, then mean over images. `absrel_median`
-  scales each image by the ratio of medians, `absrel_video` a whole clip, `absrel_affine` fits disparity.
+- Depth: per image, pixels with a measurement below the set's cap (80 m; flights 1 km), mean over pixels, then mean
+  over images. `absrel_median` scales each image by the ratio of medians, `absrel_video` a whole clip,
+  `absrel_affine` fits disparity.
 - Ego-motion: consecutive frames of the strided clip. `rot_deg` over all pairs, `dir_deg` over the pairs whose true
   baseline is at least a fifth of the clip's median (else there is no direction to speak of); `dir_axis_deg` forgives
   the sign. `ate_sim3` is the RMS distance after Sim(3) alignment as a share of the path's length. Medians.

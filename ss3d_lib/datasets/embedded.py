@@ -16,6 +16,10 @@ from ss3d_lib.video import read_video
 NEAREST_M, FARTHEST_M, LEVELS = 0.05, 1000.0, 4094
 """The depth code is logarithmic: 0 = no measurement, 1 to 4095 from 5 cm to 1 km, steps of 0.24 %."""
 
+CAP_M, FLIGHT_CAP_M = 80.0, 1000.0
+FLIGHTS = ("terrain",)
+"""Domains seen from high above, where nothing is nearer than the usual cap of 80 m: judged up to 1 km instead."""
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -98,4 +102,5 @@ def iterate_embedded(data: str | Path, split: str) -> Iterator[EvalClip]:
                 depth_stride=truth.depth_stride,
                 domain=truth.domain,
                 kind=str(kind),
+                max_depth_m=FLIGHT_CAP_M if truth.domain in FLIGHTS else CAP_M,
             )
