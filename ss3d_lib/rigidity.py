@@ -13,6 +13,7 @@ import numpy as np
 from ss3d_lib.twoframe import Matches, fundamental
 
 PARALLAX_PX = 0.7  # matches with less parallax than this prove nothing
+NOISE_SHARE = 0.02  # the noise of flow grows with its length
 ROBUST_PX = 0.7  # scale of the Cauchy-like weights
 FIT_STEPS, START_STEPS = 12, 8
 
@@ -38,10 +39,11 @@ def rigid_support(before: Matches, after: Matches, size: tuple[int, int]) -> flo
     plane = np.c_[first, np.ones(len(first))]
     rest_px, unit_px = _fit_depths(depth_a, depth_b, px_a, px_b, plane)
     parallax_px = np.abs((depth_b - plane @ _robust_fit(plane, depth_b, unit_px)) * unit_px)
-    off = parallax_px > PARALLAX_PX
+    noise = NOISE_SHARE * np.linalg.norm(after.second[both] - after.first[both], axis=1)
+    off = parallax_px > PARALLAX_PX + noise
     if off.sum() < 20:
         return float("nan")
-    return float((np.abs(rest_px[off]) < 0.3 + 0.15 * parallax_px[off]).mean())
+    return float((np.abs(rest_px) < 0.3 + noise + 0.15 * parallax_px)[off].mean())
 
 
 def projective_depth(first: np.ndarray, second: np.ndarray, half_px: float) -> tuple[np.ndarray, np.ndarray] | None:

@@ -40,6 +40,7 @@ class ScoreRow:
     rigid: float = 0.0
     still: float = 0.0
     moving: float = 0.0
+    subject: float = 0.0
     parallax_px: float = 0.0
     flow_px: float = 0.0
     luma: float = 0.0

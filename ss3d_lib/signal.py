@@ -21,10 +21,11 @@ from ss3d_lib import flatmotion, twoframe
 from ss3d_lib.flow import grey
 from ss3d_lib.rigidity import rigid_support
 
-STRIDES = (1, 2, 4, 8, 16)  # frames apart; the score is taken at the best of them
+STRIDES = (1, 2, 4, 8, 16, 32)  # frames apart; the score is taken at the best of them
 SAMPLES = 3  # frames per stride, spread over the shot; each is matched with an earlier and a later one
 MIN_FRAMES_LEFT = 6  # a training clip needs that many frames at the chosen stride
 PARALLAX_PX = (2.0, 8.0)  # best for training: well above the noise of flow, well within its reach
+SUBJECT = 0.25  # a moving region of this share fills the view: a subject, not a passer-by
 KEPT = 0.5  # the score from which a shot is kept, unless a stage is told otherwise
 
 
@@ -41,7 +42,8 @@ class Signal:
     spread: float  # share of the picture's 4x4 cells in which such matches are found
     epipolar: float  # share of such matches that one epipolar geometry explains
     rigid: float  # share of such matches whose depth agrees between two pairs
-    still: float  # share of the matches that do not move at all, at the widest gap
+    still: float  # share of the matches that do not move at all, at the widest stride
+    subject: float  # share of the picture that the largest moving region covers
     moving: float  # share of the matches that move by themselves
     parallax_px: float  # 75th percentile of what the homography leaves, working px, at `stride`
     flow_px: float  # median length of the flow at `stride`, working px
@@ -65,10 +67,10 @@ def shot_signal(frames: np.ndarray, min_score: float = KEPT) -> Signal:
     rigid = rigid_share(table, best, images.shape[1:])
     factors = score_factors(at, rigid, wide.terms.still)
     luma = float(images[:: max(1, len(images) // 8)].mean())
-    broken = breaks(images)
-    score = 0.0 if broken else float(np.prod(list(factors.values())))
-    reason = "" if score >= min_score else why(at, wide, factors, luma, broken, images.shape[1:])
-    values = {name: getattr(at, name) for name in ("visible", "matched", "parallax", "spread", "epipolar", "moving")}
+    drawn = "slideshow" if is_slideshow(table) else "cut" if breaks(images) else ""
+    score = 0.0 if drawn else float(np.prod(list(factors.values())))
+    reason = "" if score >= min_score else drawn or why(table, best, factors, images)
+    values = {name: getattr(at, name) for name in ("visible", "matched", "parallax", "spread", "epipolar", "moving", "subject")}
     values |= {"rigid": rigid, "still": wide.terms.still, "luma": luma}
     values |= {name: getattr(terms[stride], name) for name in ("parallax_px", "flow_px")}
     return Signal(round(score, 4), stride, reason, **{name: round(value, 4) for name, value in values.items()})
@@ -76,9 +78,10 @@ def shot_signal(frames: np.ndarray, min_score: float = KEPT) -> Signal:
 
 @dataclass(frozen=True)
 class StrideFound:
-    """What was found at one stride: the median terms, and the matches of each sampled frame, earlier and later."""
+    """What was found at one stride: the median terms, those of each pair, and each sampled frame's matches."""
 
     terms: twoframe.PairTerms
+    pairs: list[twoframe.PairTerms]
     matches: list[tuple[twoframe.Matches | None, twoframe.Matches]]
 
 
@@ -94,9 +97,9 @@ def measure(images: np.ndarray, samples: int = SAMPLES) -> dict[int, StrideFound
         first, last = (stride, len(images) - 1 - stride) if 2 * stride < len(images) else (0, len(images) - 1 - stride)
         middles = np.unique(np.linspace(first, last, samples + 2)[1:-1].round().astype(int))
         matches = [_match_around(images, int(middle), stride) for middle in middles]
-        pairs = [found for around in matches for found in around if found is not None]
-        terms = twoframe.median_terms([twoframe.pair_terms(found, images.shape[1:]) for found in pairs])
-        table[stride] = StrideFound(terms, matches)
+        pairs = [twoframe.pair_terms(m, images.shape[1:]) for around in matches for m in around if m is not None]
+        terms = twoframe.median_terms(pairs)
+        table[stride] = StrideFound(terms, pairs, matches)
         if terms.matched < 0.3 and stride >= 4:  # wider gaps will not match either
             break
     return table
@@ -145,7 +148,7 @@ def score_factors(at: twoframe.PairTerms, rigid: float, still: float) -> dict[st
         "parallax": ramp(at.parallax, 0.05, 0.3) ** 0.5 * ramp(at.spread, 0.2, 0.55) ** 0.5,
         "epipolar": ramp(at.epipolar, 0.4, 0.8),
         "rigid": ramp(rigid, 0.1, 0.7),
-        "camera": ramp(still, 0.45, 0.15),
+        "camera": ramp(still, 0.2, 0.05),
     }
 
 
@@ -160,19 +163,24 @@ def breaks(images: np.ndarray) -> bool:
     return bool(step[largest] > 12 and step[largest] > 4 * np.quantile(around, 0.9) + 3)
 
 
-def why(at: twoframe.PairTerms, wide: StrideFound, factors: dict[str, float], luma: float, broken: bool, size) -> str:
+def is_slideshow(table: dict[int, StrideFound]) -> bool:
+    """Nothing moves, and yet the picture becomes another: pairs stand still or do not match, hardly any moves."""
+    pairs = [pair for found in table.values() for pair in found.pairs]
+    replaced = np.mean([pair.matched < 0.4 for pair in pairs])
+    moving = np.mean([pair.matched >= 0.4 and pair.still < 0.6 for pair in pairs])
+    return bool(replaced > 0.1 and moving < 0.15)
+
+
+def why(table: dict[int, StrideFound], best: int, factors: dict[str, float], images: np.ndarray) -> str:
     """The name of what a rejected shot shows instead of a rigid scene from several places."""
+    at, wide = table[best].terms, table[_widest({s: found.terms for s, found in table.items()})]
     if at.visible < 0.1:
-        return "too_dark" if luma < 40 else "textureless"
-    still = max(wide.terms.still, at.still)
-    if broken:
-        return "slideshow" if still > 0.8 else "cut"
-    if still > 0.93:
-        return "slideshow"
-    if still > 0.3:
-        return "static" if still > 0.4 else "dynamic_subject"
+        return "too_dark" if images.mean() < 40 else "textureless"
+    if max(wide.terms.still, at.still) > 0.1:
+        near = table[min(2, max(table))].terms
+        return "dynamic_subject" if near.subject > SUBJECT else "static"
     if factors["parallax"] < 0.5 and wide.terms.parallax < 0.3:
-        return flat_kind([found for around in wide.matches for found in around if found is not None], size)
+        return flat_kind([m for around in wide.matches for m in around if m is not None], images.shape[1:])
     return "dynamic_subject"
 
 

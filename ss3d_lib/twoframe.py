@@ -15,6 +15,7 @@ from ss3d_lib import flow as of
 GRID_PX = 4  # a point every so many px: about 2000 points
 TEXTURE = 4.0  # mean squared slope (grey levels per px, squared) above which flow can be trusted
 STILL_PX = 0.35  # below, a point has not moved: the noise of flow on still pictures
+MOVING_PX = 1.0  # above, a point of a still background does move
 PLANE_PX, PLANE_SHARE = 0.7, 0.02  # off the plane: farther from the homography than this, and than this share of the flow
 CELLS = 4  # the picture in 4 x 4 cells
 
@@ -26,7 +27,8 @@ class PairTerms:
     visible: float  # share of the grid with texture
     matched: float  # share of the visible points inside both frames that match there and back
     flow_px: float  # median length of the flow of the visible points
-    still: float  # share of the matches that do not move
+    still: float  # share of the matches that do not move, less what a slow drift would leave so
+    subject: float  # share of the picture that the largest moving region covers
     parallax: float  # share of the matches that lie off the best homography
     spread: float  # share of the cells in which matches lie off it
     parallax_px: float  # 75th percentile of the distance to the homography
@@ -34,7 +36,7 @@ class PairTerms:
     moving: float  # share of the matches that it does not explain
 
 
-NOTHING = PairTerms(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+NOTHING = PairTerms(*[0.0] * 10)
 
 
 def median_terms(terms: list[PairTerms]) -> PairTerms:
@@ -83,6 +85,7 @@ def pair_terms(found: Matches, size: tuple[int, int]) -> PairTerms:
     terms["visible"] = found.visible.mean()
     terms["matched"] = found.matched.sum() / max(found.inside.sum(), 1)
     terms["flow_px"] = np.median(length[found.visible]) if found.visible.any() else 0.0
+    terms["subject"] = largest_region(length > MOVING_PX, found, size)
     if found.matched.sum() >= 60:
         terms |= match_terms(found.first[found.matched], found.second[found.matched], size)
     return PairTerms(**{name: float(value) for name, value in terms.items()})
@@ -95,13 +98,30 @@ def match_terms(first: np.ndarray, second: np.ndarray, size: tuple[int, int]) ->
     off = rest > PLANE_PX + PLANE_SHARE * length
     epipolar, moving = epipolar_support(first, second, rest, off)
     return {
-        "still": (length < STILL_PX).mean(),
+        "still": still_share(length),
         "parallax": off.mean(),
         "spread": cell_spread(first, off, size),
         "parallax_px": np.quantile(rest, 0.75),
         "epipolar": epipolar,
         "moving": moving,
     }
+
+
+def still_share(length: np.ndarray) -> float:
+    """Share of flow lengths (N,) below STILL_PX, less half of those up to three times that.
+
+    A slow drift spreads lengths evenly and so cancels; a fixed camera leaves nothing in between.
+    """
+    still, drifting = (length < STILL_PX).mean(), ((length >= STILL_PX) & (length < 3 * STILL_PX)).mean()
+    return float(max(0.0, still - drifting / 2))
+
+
+def largest_region(moving: np.ndarray, found: Matches, size: tuple[int, int]) -> float:
+    """Share of the grid in the largest connected region of visible points that move (N,) bool."""
+    columns = len(range(GRID_PX, size[1] - GRID_PX + 1, GRID_PX))
+    region = (moving & found.visible).reshape(-1, columns).astype(np.uint8)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(region, connectivity=4)
+    return float(stats[1:, cv2.CC_STAT_AREA].max(initial=0) / region.size)
 
 
 def homography_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
