@@ -34,7 +34,7 @@ class PairGraph:
 
 
 def solve_scales(
-    graph: PairGraph, offset: Float[Tensor, "B 2P"], weight: Float[Tensor, "B 2P"]
+    graph: PairGraph, offset: Float[Tensor, "B D"], weight: Float[Tensor, "B D"]
 ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B P"]]:
     """Log scale of each frame's inverse depth and log length of each translation.
 
@@ -104,7 +104,7 @@ def solve_positions(
     anchor[0, 0] = 1.0
     for _ in range(rounds):
         normal = rows.T @ (w[..., None] * rows)
-        scale = normal.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+        scale = normal.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None].clamp(min=1e-12)  # no weight: stand still
         centres = torch.linalg.solve(
             normal / scale + anchor + 1e-9 * torch.eye(frames).to(anchor), rows.T @ (w[..., None] * step) / scale
         )
