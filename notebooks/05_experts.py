@@ -56,7 +56,7 @@ from ss3d_lib.training import Plan
 torch.set_num_threads(threads)
 torch.manual_seed(seed)
 plots.use_style()
-out, work = Path("results/experts"), Path(".scratch/experts")
+out, work = Path("results/experts"), Path(".scratch/experts/training")
 figures = out / "figures"
 shots = load_shots("results/curate", "results/score", "results/stage1/cameras")
 stage2 = load_model("results/stage2/model.safetensors")

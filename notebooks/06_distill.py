@@ -66,7 +66,7 @@ from ss3d_lib.training import Plan, train
 torch.set_num_threads(threads)
 torch.manual_seed(seed)
 plots.use_style()
-out, work, figures = Path("results/distill"), Path(".scratch/distill"), Path("results/distill/figures")
+out, work, figures = Path("results/distill"), Path(".scratch/distill/training"), Path("results/distill/figures")
 shots = load_shots("results/curate", "results/score", "results/stage1/cameras")
 found = experts.load_clusters("results/experts/clusters.csv", shots)
 weights = Path("results/experts/weights")

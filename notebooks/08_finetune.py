@@ -27,7 +27,7 @@
 # %% tags=["parameters"]
 seed = 0  # of batches, augmentation and the network from scratch
 threads = 2  # cores of the reference machine
-video = "data/videos/val/val_000.mp4"  # the target: never seen in training; give your own here
+video = "data/videos/val/val_007.mp4"  # the target: never seen in training; give your own here
 max_frames = 120  # longest shot, as in curate
 min_score = 0.5  # of the shots to adapt to, as in score
 train_share = 0.7  # the first part of each shot trains, the rest judges
@@ -61,7 +61,7 @@ from ss3d_lib.training import Plan
 torch.set_num_threads(threads)
 torch.manual_seed(seed)
 plots.use_style()
-out, work = Path("results/finetune"), Path(".scratch/finetune")
+out, work = Path("results/finetune"), Path(".scratch/finetune/training")
 figures = out / "figures"
 terms = Terms(triangulation, uncertainty, smoothness, single_image, min_crop)
 student = load_model("results/distill/student.safetensors")

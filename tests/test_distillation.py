@@ -187,7 +187,7 @@ def test_distillation_pulls_the_student_to_its_teacher(model):
     losses = []
     for step in range(25):
         parts = loss_fn(generator(0, step))
-        losses.append(float(parts["distillation"]))
+        losses.append(float(parts["distillation"].detach()))
         optimiser.zero_grad()
         parts["loss"].backward()
         optimiser.step()
