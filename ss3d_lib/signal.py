@@ -25,7 +25,7 @@ STRIDES = (1, 2, 4, 8, 16, 32)  # frames apart; the score is taken at the best o
 SAMPLES = 3  # frames per stride, spread over the shot; each is matched with an earlier and a later one
 MIN_FRAMES_LEFT = 6  # a training clip needs that many frames at the chosen stride
 PARALLAX_PX = (2.0, 8.0)  # best for training: well above the noise of flow, well within its reach
-SUBJECT = 0.25  # a moving region of this share fills the view: a subject, not a passer-by
+SUBJECT = 0.2  # a region of this share moving at once fills the view: a subject, not a passer-by
 KEPT = 0.5  # the score from which a shot is kept, unless a stage is told otherwise
 
 
@@ -171,15 +171,24 @@ def is_slideshow(table: dict[int, StrideFound]) -> bool:
     return bool(replaced > 0.1 and moving < 0.15)
 
 
+def is_frozen(images: np.ndarray) -> bool:
+    """A still picture, not a still camera: even the noise of a sensor is missing (nine tenths of the pixels, one level)."""
+    step = cv2.absdiff(images[1:], images[:-1])
+    return bool(np.median((step <= 1).mean(axis=(1, 2))) > 0.9)
+
+
 def why(table: dict[int, StrideFound], best: int, factors: dict[str, float], images: np.ndarray) -> str:
     """The name of what a rejected shot shows instead of a rigid scene from several places."""
     at, wide = table[best].terms, table[_widest({s: found.terms for s, found in table.items()})]
     if at.visible < 0.1:
         return "too_dark" if images.mean() < 40 else "textureless"
     if max(wide.terms.still, at.still) > 0.1:
-        near = table[min(2, max(table))].terms
+        if is_frozen(images):
+            return "slideshow"
+        near = table[max(s for s in table if s <= 4)].terms
         return "dynamic_subject" if near.subject > SUBJECT else "static"
-    if factors["parallax"] < 0.5 and wide.terms.parallax < 0.3:
+    flat = factors["parallax"] < 0.5 and wide.terms.parallax < 0.3
+    if flat or wide.terms.parallax_px < 0.5 + 0.03 * wide.terms.flow_px:
         return flat_kind([m for around in wide.matches for m in around if m is not None], images.shape[1:])
     return "dynamic_subject"
 

@@ -85,7 +85,7 @@ def pair_terms(found: Matches, size: tuple[int, int]) -> PairTerms:
     terms["visible"] = found.visible.mean()
     terms["matched"] = found.matched.sum() / max(found.inside.sum(), 1)
     terms["flow_px"] = np.median(length[found.visible]) if found.visible.any() else 0.0
-    terms["subject"] = largest_region(length > MOVING_PX, found, size)
+    terms["subject"] = largest_region(length > MOVING_PX, size)
     if found.matched.sum() >= 60:
         terms |= match_terms(found.first[found.matched], found.second[found.matched], size)
     return PairTerms(**{name: float(value) for name, value in terms.items()})
@@ -116,10 +116,10 @@ def still_share(length: np.ndarray) -> float:
     return float(max(0.0, still - drifting / 2))
 
 
-def largest_region(moving: np.ndarray, found: Matches, size: tuple[int, int]) -> float:
-    """Share of the grid in the largest connected region of visible points that move (N,) bool."""
+def largest_region(moving: np.ndarray, size: tuple[int, int]) -> float:
+    """Share of the grid in the largest connected region that moves (N,) bool: flow fills plain surfaces from their rims."""
     columns = len(range(GRID_PX, size[1] - GRID_PX + 1, GRID_PX))
-    region = (moving & found.visible).reshape(-1, columns).astype(np.uint8)
+    region = moving.reshape(-1, columns).astype(np.uint8)
     _, _, stats, _ = cv2.connectedComponentsWithStats(region, connectivity=4)
     return float(stats[1:, cv2.CC_STAT_AREA].max(initial=0) / region.size)
 

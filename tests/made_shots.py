@@ -91,7 +91,7 @@ def _filmed(rng, kind: str, frames: int, size) -> np.ndarray:
     planes = room(rng)
     if kind == "planar":
         planes = [plane(rng, (0, 0, 3), (9, 0, 0), (0, 9, 0), 4)]
-    mover = plane(rng, (0, 0, 2.2), (0.5, 0, 0), (0, 0.7, 0))
+    mover = plane(rng, (0, 0.3, 2.2), (0.2, 0, 0), (0, 0.3, 0))
     if kind == "dynamic_subject":
         mover = plane(rng, (0, 0, 1.6), (0.75 * 1.6 * width / 2 / focal, 0, 0), (0, 1.6 * height / 2 / focal, 0))
     drift = rng.choice([-1, 1]) * np.array([rng.uniform(0.5, 1.4), rng.uniform(-0.2, 0.2), 0])
