@@ -3,11 +3,14 @@
 The stage's notebook notebooks/NN_STAGE.py is executed by Papermill with the values of params.yaml, sections
 `base` and STAGE. Results go to results/STAGE/, with the executed notebook and timing.json. Keys given with
 -p that params.yaml does not have are matrix keys: their values name the folder, results/STAGE/<a>-<b>/.
+What a notebook saves in .scratch/STAGE/ outlives an interruption, and is there for the next run unless code,
+parameters or inputs have changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import os
 import shutil
@@ -93,7 +96,7 @@ def run(plan: Plan) -> float:
     for logger in ("papermill", "asyncio"):  # they log what is raised anyway, and an interrupted wait
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     plan.results.mkdir(parents=True, exist_ok=True)
-    plan.scratch.mkdir(parents=True, exist_ok=True)
+    prepare_scratch(plan)
     source = plan.scratch / f"{plan.notebook.stem}.input.ipynb"
     running = plan.scratch / f"{plan.notebook.stem}.running.ipynb"
     _write_notebook(read_notebook(plan.notebook), source)
@@ -113,9 +116,28 @@ def run(plan: Plan) -> float:
     seconds = time.monotonic() - start_s
     _write_notebook(scrub(executed, Path.cwd()), plan.results / f"{plan.notebook.stem}.ipynb")
     write_json(plan.results / "timing.json", {"seconds": round(seconds, 1)})
-    for leftover in (source, running):
-        leftover.unlink(missing_ok=True)
+    shutil.rmtree(plan.scratch)  # it served to go on after an interruption; a finished stage starts afresh
     return seconds
+
+
+def inputs_fingerprint(plan: Plan) -> str:
+    """SHA-256 of what a stage's result depends on: code, parameters, and the hashes of earlier results in dvc.lock."""
+    from ss3d_lib.graph import transitive_modules
+
+    digest = hashlib.sha256(repr(sorted(plan.parameters.items())).encode())
+    for path in [plan.notebook, *sorted(transitive_modules(plan.notebook)), Path("dvc.lock")]:
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()
+
+
+def prepare_scratch(plan: Plan) -> None:
+    """Makes plan.scratch; what an interrupted run left in it stays only if that run had the same inputs."""
+    marker, fingerprint = plan.scratch / "inputs.sha256", inputs_fingerprint(plan)
+    if plan.scratch.is_dir() and (not marker.is_file() or marker.read_text() != fingerprint):
+        print(f"{plan.scratch} is of a run with other code, parameters or inputs: starting afresh", flush=True)
+        shutil.rmtree(plan.scratch)
+    plan.scratch.mkdir(parents=True, exist_ok=True)
+    marker.write_text(fingerprint)
 
 
 def _write_notebook(notebook, path: Path) -> None:

@@ -65,7 +65,7 @@ def test_values_are_injected_and_two_runs_are_the_same_bytes(repository):
     notebook = nbformat.reads(copies[0], as_version=4)
     assert any("image/png" in output.get("data", {}) for output in notebook.cells[-1].outputs)
     assert json.loads(Path("results/tiny/timing.json").read_text())["seconds"] > 0
-    assert not list(Path(".scratch/tiny").iterdir())
+    assert not Path(".scratch/tiny").exists()
 
 
 def test_a_failing_cell_gives_the_traceback_and_keeps_the_notebook(repository):
@@ -100,6 +100,28 @@ def test_an_interrupt_reaches_the_cell_and_says_how_to_go_on(repository, number)
     assert Path(".scratch/tiny/rolling").exists()
     assert "interrupted" in error and "dvc repro tiny" in error and "Traceback" not in error
     assert not Path("results/tiny/02_tiny.ipynb").exists()
+
+
+def test_scratch_outlives_an_interruption_but_not_a_change(repository, capsys):
+    repository()
+    saved = Path(".scratch/tiny/rolling")
+
+    def prepare(**overrides) -> bool:
+        run_notebook.prepare_scratch(run_notebook.plan("tiny", overrides))
+        there = saved.exists()
+        saved.touch()
+        return there
+
+    assert not prepare()
+    assert prepare() and not capsys.readouterr().out
+    assert not prepare(rate=3.0)
+    assert "starting afresh" in capsys.readouterr().out
+    assert prepare(rate=3.0)
+    Path("dvc.lock").write_text("an earlier stage ran again")
+    assert not prepare(rate=3.0)
+    with Path("notebooks/02_tiny.py").open("a") as file:
+        file.write("print(2)\n")
+    assert not prepare(rate=3.0)
 
 
 def test_matrix_keys_name_the_folder(repository):
