@@ -79,6 +79,14 @@ def test_embedded_clips_carry_their_own_truth(tmp_path):
     np.testing.assert_allclose(first.depth_m[:, 1:], truth["depth_m"][:6, 1:], rtol=1.3e-3)
 
 
+def test_flights_are_judged_farther_than_the_usual_cap(tmp_path):
+    truth = write_corpus(tmp_path)
+    del truth["depth_m"]
+    assert next(embedded.iterate_embedded(tmp_path, "test")).max_depth_m == 80
+    np.savez_compressed(tmp_path / "truth/test/clip.npz", **truth | {"domain": np.array("terrain")})
+    assert next(embedded.iterate_embedded(tmp_path, "test")).max_depth_m == 1000
+
+
 def test_striding_keeps_truth_and_frames_together(tmp_path):
     write_corpus(tmp_path)
     clip = next(iter(embedded.iterate_embedded(tmp_path, "test")))
