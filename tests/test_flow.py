@@ -1,0 +1,62 @@
+"""Optical flow: known motions come back, the forward-backward check finds what left, chains add up."""
+
+import cv2
+import numpy as np
+import pytest
+from made_shots import texture
+
+from ss3d_lib import flow
+
+
+def shifted(shift: tuple[float, float], count: int = 2, size=(96, 128)) -> np.ndarray:
+    """(T,H,W,3): a texture that moves by `shift` px a frame."""
+    rng = np.random.default_rng(3)
+    wide = cv2.resize(texture(rng), (320, 320))
+    frames = []
+    for t in range(count):
+        matrix = np.array([[1, 0, 100 - shift[0] * t], [0, 1, 100 - shift[1] * t]], float)
+        frames.append(cv2.warpAffine(wide, matrix, size[::-1], flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP))
+    return np.stack(frames)
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (2.5, -1.25), (-6.0, 3.0)])
+def test_translation(shift):
+    forward, backward = flow.forward_backward(shifted(shift), 1)
+    inner = (0, slice(12, -12), slice(12, -12))
+    assert np.abs(np.median(forward[inner], axis=(0, 1)) - shift).max() < 0.1
+    assert np.abs(np.median(backward[inner], axis=(0, 1)) + shift).max() < 0.1
+
+
+def test_what_leaves_the_picture_is_not_consistent():
+    forward, backward = flow.forward_backward(shifted((-8.0, 0.0)), 1)
+    matched = flow.consistent(forward[0], backward[0])
+    assert not matched[:, :6].any()  # moved out at the left
+    assert matched[10:-10, 20:-20].mean() > 0.95
+
+
+def test_chains_add_up():
+    frames = shifted((1.5, 0.5), 4)
+    steps, _ = flow.forward_backward(frames, 1)
+    chained = flow.chain_over(steps, 3)
+    assert chained.shape == (1, 96, 128, 2)
+    assert np.abs(np.median(chained[0, 15:-15, 15:-15], axis=(0, 1)) - (4.5, 1.5)).max() < 0.2
+    np.testing.assert_array_equal(flow.chain_over(steps, 1), steps)
+
+
+def test_half_belongs_to_the_centre_of_four():
+    y, x = np.mgrid[:6, :8].astype(np.float32)
+    halved = flow.half(np.stack([x, y], -1))
+    rows, columns = np.mgrid[:3, :4]
+    np.testing.assert_allclose(halved, np.stack([2 * columns + 0.5, 2 * rows + 0.5], -1))
+
+
+def test_errors():
+    frames = shifted((1.0, 0.0))
+    with pytest.raises(ValueError, match="stride 2"):
+        flow.forward_backward(frames, 2)
+    with pytest.raises(ValueError, match="different sizes"):
+        flow.dis_flow(frames[0], frames[1][:-2])
+    with pytest.raises(ValueError, match="gap 3"):
+        flow.chain_over(np.zeros((2, 4, 4, 2), np.float32), 3)
+    with pytest.raises(ValueError, match="odd size"):
+        flow.half(np.zeros((5, 4, 2), np.float32))
