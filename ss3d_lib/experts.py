@@ -111,6 +111,9 @@ def describe(model: ClipNet, shots: Sequence[Shot]) -> np.ndarray:
 def find_clusters(names: Sequence[str], descriptors: np.ndarray, count: int, min_shots: int, held_out: float, seed: int) -> Clusters:
     """k-means with at most `count` clusters of at least `min_shots` shots, the largest first.
 
+    A few odd shots do not use up a cluster: those of one too small are set aside while the centres are sought (as in
+    trimmed k-means), and join the nearest in the end. Only where that leaves too few shots is a cluster given up.
+
     A shot also belongs a little to other clusters: a Gaussian in the distance to their centres, as wide as the
     clusters are on average. The last `held_out` of each cluster's shots, by name, judge and never train: shots of
     one video stay together but at the border.
@@ -118,18 +121,23 @@ def find_clusters(names: Sequence[str], descriptors: np.ndarray, count: int, min
     Raises:
         ValueError: fewer shots than min_shots.
     """
-    if len(names) < min_shots:
+    if len(names) < min_shots or not names:
         raise ValueError(f"{len(names)} shots are fewer than min_shots={min_shots}: add videos or lower experts.min_shots")
-    for clusters in range(min(count, len(names)), 0, -1):
-        fit = KMeans(clusters, n_init=10, random_state=seed).fit(descriptors)
+    clusters, core = count, np.arange(len(names))
+    while True:
+        fit = KMeans(clusters, n_init=10, random_state=seed).fit(descriptors[core])
         sizes = np.bincount(fit.labels_, minlength=clusters)
         if sizes.min() >= min_shots:
             break
-    order = np.argsort(-sizes, kind="stable")
-    label = np.argsort(order)[fit.labels_]
-    square = ((descriptors[:, None] - fit.cluster_centers_[order][None]) ** 2).sum(-1)
-    log_weight = -square / (2 * square.min(1).mean() + 1e-12)
-    membership = np.exp(log_weight - log_weight.max(1, keepdims=True))
+        core = core[fit.labels_ != sizes.argmin()]
+        if len(core) < clusters * min_shots:
+            clusters, core = clusters - 1, np.arange(len(names))
+    square = ((descriptors[:, None] - fit.cluster_centers_[None]) ** 2).sum(-1)
+    order = np.argsort(-np.bincount(square.argmin(1), minlength=clusters), kind="stable")
+    square = square[:, order]
+    label = square.argmin(1)
+    log_weight = -(square - square.min(1, keepdims=True)) / (2 * np.median(square.min(1)) + 1e-12)
+    membership = np.exp(log_weight)
     judge = np.zeros(len(names), dtype=bool)
     for cluster in range(clusters):
         mine = sorted(np.flatnonzero(label == cluster), key=lambda index: names[index])

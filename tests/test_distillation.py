@@ -128,14 +128,17 @@ def test_clusters_follow_the_looks_and_motions_and_are_deterministic(model, shot
         assert judges and not judges & drawn
 
 
-def test_no_cluster_is_smaller_than_allowed(shots):
-    far = np.zeros((len(shots), 2))
-    far[0] = 100.0
+def test_an_odd_shot_does_not_use_up_a_cluster(shots):
+    places = np.random.default_rng(0).normal(scale=0.1, size=(len(shots), 2))
+    places[4:] += 2
+    places[0] = 100.0
     names = [shot.name for shot in shots]
-    assert experts.find_clusters(names, far, 2, 1, 0.2, 0).count == 2
-    assert experts.find_clusters(names, far, 2, 3, 0.2, 0).count == 1
+    found = experts.find_clusters(names, places, 2, 3, 0.2, 0)
+    assert np.bincount(found.label).tolist() in ([4, 4], [5, 3])
+    assert len(set(found.label[1:4])) == len(set(found.label[4:])) == 1 and found.label[1] != found.label[4]
+    assert experts.find_clusters(names, places, 2, 5, 0.2, 0).count == 1
     with pytest.raises(ValueError, match="min_shots"):
-        experts.find_clusters(names, far, 2, 9, 0.2, 0)
+        experts.find_clusters(names, places, 2, 9, 0.2, 0)
 
 
 def test_clusters_are_read_as_they_were_written(tmp_path, shots, clusters):
