@@ -75,8 +75,14 @@ def train(
 
     Raises:
         FloatingPointError: when the loss is not finite although the last good state was restored 3 times.
+        ValueError: processes that would have no micro-batch, or a rolling checkpoint that cannot be read.
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    if plan.micro_batches % accelerator.num_processes:
+        raise ValueError(
+            f"{label}: {accelerator.num_processes} processes cannot share {plan.micro_batches} micro-batches evenly: "
+            "set micro_batches to a multiple of the processes"
+        )
     trained = list(module.parameters() if parameters is None else parameters)
     optimiser = torch.optim.AdamW(trained, lr=plan.learning_rate, weight_decay=plan.weight_decay)
     rolling = Path(folder) / "rolling.safetensors"
