@@ -69,10 +69,15 @@ def make(name: str, out: Path) -> None:
 
 
 def main(argv=None) -> int:
+    """Make what is asked for; the exit status is 1 when a video failed, 2 when the request is wrong."""
     args = arguments(argv)
     names = wanted(args)
-    for name in names:
-        plan_video(name)                    # a wrong name is an error before hours of work
+    try:
+        for name in names:
+            plan_video(name)                # a wrong name is an error before hours of work
+    except ValueError as error:
+        print(f"python -m corpus: {error}", file=sys.stderr)
+        return 2
     todo = [n for n in names if args.only or not (args.out / "videos" / n.split("_")[0] / f"{n}.mp4").exists()]
     print(f"{len(names) - len(todo)} videos are there, {len(todo)} to make", flush=True)
     began, failed = time.monotonic(), []

@@ -61,7 +61,7 @@ def make_shot(plan: VideoPlan, shot: ShotPlan) -> dict:
 
 
 def _film(plan: VideoPlan, shot: ShotPlan, rng, focal: float) -> tuple:
-    from corpus.render import render_shot       # needs bpy: only where it is really used
+    from corpus.render import render_shot  # needs bpy: only where it is really used
     from corpus.worlds import Request
     width, height = plan.content_px
     movers = shot.movers if shot.kind in ("multi_view", "rotation") else shot.kind == "static"

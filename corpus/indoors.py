@@ -125,7 +125,7 @@ def tabletop(rng, kit, request: Request) -> World:
         item = [lambda: props.shelf(rng, kit, rng.uniform(.7, 1.4), rng.uniform(.8, 1.9)), lambda: props.chair(rng, kit),
                 lambda: props.plant(rng, kit, rng.uniform(.7, 1.4)), lambda: props.sofa(rng, kit, 1.4)][rng.integers(4)]()
         place(item, (*spot, 0), rng.choice([0, -np.pi / 2]))
-    for k in range(rng.integers(1, 3)):
+    for _ in range(rng.integers(1, 3)):
         lamp(rng, (rng.uniform(-1, 1), reach + rng.uniform(-.8, .8), rng.uniform(1.7, 2.5)), rng.uniform(2.5, 9), rng.uniform(.1, .6))
     movers = []
     if request.movers:

@@ -110,7 +110,6 @@ def _pattern(tree, rng, pattern, size_m, solid, flat, colours):
 
 def _textured(rng, colours, pattern, size_m, glossy):
     material = bpy.data.materials.new(pattern)
-    material.use_nodes = True
     tree = material.node_tree
     tree.nodes.clear()
     coords = _node(tree, "TexCoord")
@@ -147,7 +146,6 @@ def picture(image_rgb: np.ndarray):
     image.pixels.foreach_set(rgba.ravel())
     image.pack()
     material = bpy.data.materials.new("picture")
-    material.use_nodes = True
     tree = material.node_tree
     tree.nodes.clear()
     texture = tree.nodes.new("ShaderNodeTexImage")

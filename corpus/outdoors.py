@@ -41,7 +41,7 @@ def street(rng, kit, request: Request) -> World:
     hills(rng, kit, 250, rng.uniform(20, 90))
     movers = []
     if request.movers:
-        for k in range(rng.integers(1, 4)):
+        for _ in range(rng.integers(1, 4)):
             side = rng.choice([-1, 1])
             start = np.array([side * lane / 2, rng.uniform(9, 35), 0])
             if side * shift > 0:
@@ -210,13 +210,13 @@ def harbour(rng, kit, request: Request) -> World:
 
 def _ship(rng, kit, length_m: float):
     """A boat along +x, waterline at z = 0: hull with a pointed bow, cabin, mast, rails."""
-    l, b, h = length_m, length_m * rng.uniform(.2, .3), length_m * rng.uniform(.09, .14)
-    outline = np.array([[-.5, -.4], [.25, -.5], [.5, 0], [.25, .5], [-.5, .4]]) * [l, b]
+    long, b, h = length_m, length_m * rng.uniform(.2, .3), length_m * rng.uniform(.09, .14)
+    outline = np.array([[-.5, -.4], [.25, -.5], [.5, 0], [.25, .5], [-.5, .4]]) * [long, b]
     low, high = np.c_[outline * .88, np.full(5, -.5)], np.c_[outline, [h, h, h * 1.5, h, h]]
     mesh = Mesh().add(np.r_[low, high], [[k, (k + 1) % 5, 5 + (k + 1) % 5, 5 + k] for k in range(5)] + [[5, 6, 7, 8, 9]], 0)
-    mesh.box([-l * .15, 0, h * 1.6], [l * .35, b * .6, h * 1.4], 1).box([-l * .15, 0, h * 1.8], [l * .36, b * .62, h * .5], 2)
-    mesh.box([-l * .2, 0, h * 2.6], [l * .18, b * .45, h * .9], 1).tube([l * .05, 0, h], [l * .05, 0, l * .45], .06 + l * .004, 3, sides=6)
-    mesh.tube([-l * .3, 0, h * 2], [-l * .3, 0, h * 4], l * .02, 3)
+    mesh.box([-long * .15, 0, h * 1.6], [long * .35, b * .6, h * 1.4], 1).box([-long * .15, 0, h * 1.8], [long * .36, b * .62, h * .5], 2)
+    mesh.box([-long * .2, 0, h * 2.6], [long * .18, b * .45, h * .9], 1).tube([long * .05, 0, h], [long * .05, 0, long * .45], .06 + long * .004, 3, sides=6)
+    mesh.tube([-long * .3, 0, h * 2], [-long * .3, 0, h * 4], long * .02, 3)
     return mesh.build([kit("paint"), kit("white"), kit("dark"), kit("metal")])
 
 

@@ -78,7 +78,6 @@ def _camera(scene, width, height, focal_px):
 def _light(rng, scene, indoor: bool) -> None:
     """Ambient light from the sky colour, and out of doors a sun and a clouded sky that only the camera sees."""
     world = bpy.data.worlds.new("sky")
-    world.use_nodes = True
     scene.world, tree = world, world.node_tree
     ambient = next(n for n in tree.nodes if n.type == "BACKGROUND")
     tint = np.array([.6, .75, 1.0]) * (1 - (warm := rng.uniform(0, .5))) + np.array([1.0, .85, .7]) * warm
