@@ -141,13 +141,15 @@ metrics
 # - What is drawn over the picture lies to the geometry: it is cropped before anything is measured.
 #
 # ## Exercises
-# 1. Four dark frames and four bright ones: is any of them a mixture? And when the change takes five frames?
+# 1. Four frames of one picture and four of another: is any of them a mixture? And when the change takes five frames?
 # 2. What does `to_working` do to a portrait video of 270 x 480 px (width x height)?
 
 # %% tags=["solution"]
-levels = lambda *greys: np.repeat(np.uint8(greys), 72 * 128 * 3).reshape(-1, 72, 128, 3)
-assert not shots.blends(levels(60, 60, 60, 60, 240, 240, 240, 240)).any()  # a jump is no straight line
-assert shots.blends(levels(60, 60, 60, 90, 120, 150, 180, 210, 240, 240, 240))[4:7].all()
+rng = np.random.default_rng(seed)
+first, second = (np.kron(rng.integers(0, 255, (9, 16, 3)), np.ones((8, 8, 1))) for _ in range(2))
+mix = lambda *shares: np.uint8([(1 - share) * first + share * second for share in shares])
+assert not shots.blends(mix(0, 0, 0, 0, 1, 1, 1, 1)).any()  # a jump is no straight line
+assert shots.blends(mix(0, 0, 0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 1))[3:8].all()
 
 # %% tags=["solution"]
 portrait, scale, crop = video.to_working(np.zeros((1, 480, 270, 3), np.uint8))

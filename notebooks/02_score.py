@@ -61,8 +61,7 @@ load = lambda shot: np.load(curated / "frames" / f"{shot}.npy", allow_pickle=Fal
 longest = max(rows, key=lambda row: row.frames)
 frames = load(longest.shot)
 images = grey(frames)
-stride = min(4, len(images) - 1)
-found = twoframe.find_matches(images[0], images[stride])
+found = twoframe.find_matches(images[0], images[min(4, len(images) - 1)])
 first, second = found.first[found.matched], found.second[found.matched]
 layers = {
     "flow, px": np.linalg.norm(second - first, axis=1),
@@ -73,20 +72,22 @@ plots.save_figure(plots.pair_anatomy(frames[0], first, layers), out / "figures" 
 
 # %% [markdown]
 # ## From pairs to a shot
-# Pairs spread over the shot, at strides of 1, 2, 4, 8 and 16 frames. Slow cameras need wide strides; the widest that still
-# matches tells best what stands still. The score is taken at the stride where most can be learnt:
+# Three frames of the shot, each with an earlier and a later one, at strides of 1, 2, 4 ... 32 frames. Slow cameras need wide
+# strides; the widest that still matches tells best what stands still. The score is taken at the stride where most can be
+# learnt:
 #
 # $$ s = \underbrace{r(v)}_{\text{visible}} \cdot \underbrace{r(m)}_{\text{matched}} \cdot
 # \underbrace{\sqrt{r(p)\,r(c)}}_{\text{parallax, its spread}} \cdot \underbrace{r(e)}_{\text{epipolar}} \cdot
-# \underbrace{(1 - r(z))}_{\text{not still}} $$
+# \underbrace{r(g)}_{\text{rigid}} \cdot \underbrace{(1 - r(z))}_{\text{not still}} $$
 #
 # with linear ramps $r$ from 0 to 1 (their ends: `signal.score_factors`); $v$ share of the picture with texture, $m$ share of
 # it that matches, $p$ share of the matches off the homography, $c$ share of 4 x 4 cells where there are such matches, $e$
-# share of those that one epipolar geometry explains, $z$ share that stands still. A product: every factor can veto.
+# share of those that one epipolar geometry explains, $g$ share of those whose depth from one pair holds for the next pair
+# (a moving subject fits one pair by accident, not two), $z$ share that stands still. A product: every factor can veto.
 
 # %%
 table = signal.measure(images)
-pd.DataFrame({f"stride {stride}": vars(terms) for stride, terms in table.items()}).round(2)
+pd.DataFrame({f"stride {stride}": vars(found.terms) for stride, found in table.items()}).round(2)
 
 # %% [markdown]
 # ## All shots
@@ -121,7 +122,7 @@ for reason, group in sorted(scores.groupby("reason"), key=lambda item: item[0]):
 plots.save_figure(plots.shot_sheet(pictures, titles, good, columns=6), out / "figures" / "reasons.png")
 
 # %%
-names = ("matched", "parallax", "spread", "epipolar", "still")
+names = ("matched", "parallax", "spread", "epipolar", "rigid", "still")
 terms = {name: scores[name].to_numpy() for name in names}
 groups = scores.reason.replace("", "signal")
 plots.save_figure(plots.term_strips(terms, groups), out / "figures" / "terms.png")

@@ -170,7 +170,7 @@ def _make_shot(info, name, index, frames, times_s, numbers, settings: CurateSett
         start_frame=int(numbers[0]),
         end_frame=int(numbers[-1]) + 1,
     )
-    every = max(1, round(1 / interval_s / 4), len(working) // 24)  # about four a second, at most 24 a shot
+    every = max(1, round(1 / interval_s / 12), len(working) // 48)  # about 12 a second, at most 48 a shot
     return Shot(row, working if kept else None, frame_hashes(working, every))
 
 

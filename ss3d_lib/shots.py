@@ -11,6 +11,7 @@ from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 
 from ss3d_lib import flow
+from ss3d_lib.borders import content_box
 
 TINY = (72, 128)  # (H, W) of the pictures on which shots are sought
 CUT_CONTENT, CUT_RATIO = 14.0, 3.0  # scenedetect: HSV change of a cut, and its ratio to the frames around it
@@ -21,6 +22,7 @@ BLEND_CHANGE = 0.75  # rms change over a dissolve, relative to the contrast of i
 BLEND_RESIDUAL = 0.42  # what a mixture of the two ends leaves unexplained, relative to the change
 BLEND_BEND = 0.17  # the share of the second shot grows evenly: largest distance from a straight line
 BLACK_LEVEL, BLACK_CONTRAST = 20.0, 8.0  # mean and standard deviation of the luma of an (almost) black frame
+MOVED_LEFT = 0.32  # share of the change to the next frame that flow leaves: below, it is motion and no mixture
 DIP_SLOPE, DIP_DEPTH = 1.03, 0.55  # a fade changes by 3 % a frame and takes away half of the light
 STILL_SPREAD = 3.0  # grey levels (standard deviation over time): noise and compression stay below
 
@@ -85,17 +87,24 @@ def blends(small: np.ndarray) -> np.ndarray:
     """(T,) bool: the frame is a mixture of two shots, or lies in a fade through black.
 
     A window S..E is a dissolve when its inner frames are close to S + a (E - S) with a growing evenly, while S and E
-    are unlike each other.
+    are unlike each other, and flow does not lead from frame to frame: a pan over soft structure looks like a mixture.
     """
-    coarse = small.reshape(len(small), TINY[0] // 2, 2, TINY[1] // 2, 2, 3).mean(axis=(2, 4), dtype=np.float32)
-    images = coarse.reshape(len(small), -1)
+    coarse = _without_bars(small).reshape(len(small), TINY[0] // 2, 2, TINY[1] // 2, 2, 3).mean(axis=(2, 4), dtype=np.float32)
     luma = coarse.mean(-1).reshape(len(small), -1)
     mixed = dips(luma.mean(1), luma.std(1))
+    images = (coarse - coarse.mean(axis=(1, 2), keepdims=True)).reshape(len(small), -1)
     for length in BLEND_LENGTHS:
         for start in _changed(images, length):
-            if _is_blend(images[start : start + length + 1]):
+            window = slice(start, start + length + 1)
+            if not mixed[start + 1 : start + length].all() and _is_blend(images[window]) and not _moves(small[window]):
                 mixed[start + 1 : start + length] = True
     return mixed
+
+
+def _without_bars(small: np.ndarray) -> np.ndarray:
+    """Black bars make any two pictures alike: cut them off, and stretch the rest to the same size."""
+    x0, y0, x1, y1 = content_box(small)
+    return small if (x1 - x0, y1 - y0) == TINY[::-1] else tiny(small[:, y0:y1, x0:x1])
 
 
 def dips(level: np.ndarray, contrast: np.ndarray, reach: int = 24) -> np.ndarray:
@@ -118,11 +127,11 @@ def dips(level: np.ndarray, contrast: np.ndarray, reach: int = 24) -> np.ndarray
 
 
 def _changed(images: np.ndarray, length: int) -> np.ndarray:
-    """Starts of the windows whose ends differ enough to be two shots."""
+    """Starts of the windows whose ends differ enough to be two shots; images (T,N) have a mean of zero per channel."""
     if len(images) <= length:
         return np.zeros(0, int)
     energy = ((images[length:] - images[:-length]) ** 2).mean(1)
-    contrast = images.var(1)
+    contrast = (images**2).mean(1)
     return np.flatnonzero((energy > BLEND_CHANGE**2 * (contrast[length:] + contrast[:-length])) & (energy > 15.0**2))
 
 
@@ -134,14 +143,27 @@ def _is_blend(window: np.ndarray) -> bool:
     if np.abs(share - np.linspace(0, 1, len(window))[1:-1]).max() > BLEND_BEND:
         return False
     residual = np.sqrt(((inner - first - share[:, None] * change) ** 2).sum(1) / energy)
-    return bool(residual.max() < BLEND_RESIDUAL and _unlike(first, last))
+    # a change of exposure scales one picture; a change of scene replaces it
+    alike = first @ last / max(float(np.sqrt((first @ first) * (last @ last))), 1e-9)
+    return bool(residual.max() < BLEND_RESIDUAL and alike < 0.5)
 
 
-def _unlike(first: np.ndarray, last: np.ndarray) -> bool:
-    """A change of exposure scales one picture; a change of scene replaces it."""
-    if min(first.std(), last.std()) < BLACK_CONTRAST:
-        return True
-    return bool(np.corrcoef(first, last)[0, 1] < 0.5)
+def _moves(window: np.ndarray) -> bool:
+    """Flow leads from frame to frame: the median share of the change, but for exposure, that it leaves is small."""
+    left = []
+    images = flow.grey(window)
+    for before, after in zip(images[:-1], images[1:]):
+        warped = flow.sample(before, flow.dis_flow(after, before))
+        left.append(_exposure_rest(warped, after) / max(_exposure_rest(before, after), 1e-6))
+    return bool(np.median(left) < MOVED_LEFT**2)
+
+
+def _exposure_rest(image: np.ndarray, target: np.ndarray) -> float:
+    """Mean squared difference to the target after the best gain and offset."""
+    image, target = image.ravel().astype(np.float64), target.ravel().astype(np.float64)
+    centred = image - image.mean()
+    gain = centred @ (target - target.mean()) / max(float(centred @ centred), 1e-9)
+    return float(((gain * centred + target.mean() - target) ** 2).mean())
 
 
 def still_share(small: np.ndarray) -> float:
@@ -152,10 +174,12 @@ def still_share(small: np.ndarray) -> float:
 
 def _join_stills(small: np.ndarray, ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     joined: list[tuple[int, int]] = []
+    was_still = False
     for start, end in ranges:
-        previous = joined[-1] if joined else None
-        if previous and start - previous[1] <= 12 and all(still_share(small[a:b]) > 0.8 for a, b in (previous, (start, end))):
-            joined[-1] = (previous[0], end)
+        still = still_share(small[start:end]) > 0.8
+        if still and was_still and start - joined[-1][1] <= 12:
+            joined[-1] = (joined[-1][0], end)
         else:
             joined.append((start, end))
+        was_still = still
     return joined

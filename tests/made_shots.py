@@ -14,7 +14,7 @@ KINDS = ("multi_view", "static", "rotation", "zoom", "slideshow", "planar", "dyn
 def texture(rng: np.random.Generator, size: int = 256) -> np.ndarray:
     """A picture (size,size,3) uint8 with structure at all scales."""
     total = np.zeros((size, size, 3), np.float32)
-    for level in range(2, 8):
+    for level in range(2, int(np.log2(size))):
         grid = rng.normal(size=(2**level, 2**level, 3)).astype(np.float32)
         grid = 0.4 * grid + 0.6 * grid.mean(-1, keepdims=True)
         total += cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC) / 1.5**level

@@ -1,0 +1,181 @@
+"""Curation: shots end where they end, borders go, duplicates go, bad files and crashes stop nothing."""
+
+import os
+from dataclasses import asdict
+
+import cv2
+import numpy as np
+import pytest
+from made_shots import texture
+
+from ss3d_lib import borders, curation, duplicates, jobs, shots, video
+from ss3d_lib.curation import CurateSettings, curate_video, curate_videos
+
+
+def pan(seed: int, count: int = 20, step_px: float = 2.0, size=(72, 128)) -> np.ndarray:
+    """(T,H,W,3) uint8: a camera that pans over one large texture."""
+    wide = texture(np.random.default_rng(seed), 1024)[:600, :600]
+    move = lambda t: np.array([[1, 0, 20 + step_px * t], [0, 1, 100 + 0.5 * t]], float)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.stack([cv2.warpAffine(wide, move(t), size[::-1], flags=flags) for t in range(count)])
+
+
+def dissolve(a: np.ndarray, b: np.ndarray, length: int) -> np.ndarray:
+    share = (np.arange(1, length + 1) / (length + 1))[:, None, None, None]
+    mixed = (1 - share) * a[-length:] + share * b[:length]
+    return np.concatenate([a[:-length], mixed.astype(np.uint8), b[length:]])
+
+
+def through_black(a: np.ndarray, b: np.ndarray, half: int) -> np.ndarray:
+    gain = ((np.arange(half) + 0.5) / half)[:, None, None, None]
+    a, b = a.astype(float), b.astype(float)
+    a[-half:] *= gain[::-1]
+    b[:half] *= gain
+    return np.concatenate([a, b]).astype(np.uint8)
+
+
+def test_hard_cut_is_found_to_the_frame():
+    assert shots.shot_ranges(np.concatenate([pan(1), pan(2)])) == [(0, 20), (20, 40)]
+
+
+def test_cut_amid_fast_motion():
+    fast = [pan(seed, step_px=14) for seed in (3, 4)]
+    assert shots.shot_ranges(np.concatenate(fast)) == [(0, 20), (20, 40)]
+
+
+@pytest.mark.parametrize("step_px", [0.5, 4, 14])
+def test_motion_is_no_cut(step_px):
+    assert shots.shot_ranges(pan(5, 30, step_px)) == [(0, 30)]
+
+
+@pytest.mark.parametrize("length", [4, 6, 12, 20])
+def test_dissolves_belong_to_neither_shot(length):
+    joined = dissolve(pan(6, 40), pan(7, 40), length)
+    first, second = shots.shot_ranges(joined)
+    slack = 2 + length // 3  # frames that are hardly mixed may go with the dissolve
+    assert first[0] == 0 and -slack <= first[1] - (40 - length) <= 2
+    assert -2 <= second[0] - 40 <= slack and second[1] == len(joined)
+
+
+@pytest.mark.parametrize("half", [2, 3, 6])
+def test_fades_through_black_belong_to_neither_shot(half):
+    first, second = shots.shot_ranges(through_black(pan(8, 30), pan(9, 30), half))
+    assert abs(first[1] - (30 - half)) <= 1 and abs(second[0] - (30 + half)) <= 1
+
+
+def test_change_of_exposure_is_no_fade():
+    gain = np.linspace(1, 0.6, 30)[:, None, None, None]
+    assert shots.shot_ranges((pan(10, 30) * gain).astype(np.uint8)) == [(0, 30)]
+
+
+def test_pages_of_a_slideshow_stay_together():
+    pages = [np.repeat(pan(seed, 1), 8, axis=0) for seed in (11, 12, 13)]
+    assert shots.shot_ranges(np.concatenate([*pages, pan(14)])) == [(0, 24), (24, 44)]
+
+
+@pytest.mark.parametrize("bars", [(12, 0), (0, 20), (0, 0)])
+def test_black_bars_are_cropped(bars):
+    rows, columns = bars
+    frames = pan(15, size=(96 - 2 * rows, 160 - 2 * columns))
+    padded = np.pad(frames, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+    noisy = np.clip(padded + np.random.default_rng(0).normal(0, 2, padded.shape), 0, 255).astype(np.uint8)
+    x0, y0, x1, y1 = borders.picture_box(noisy)
+    assert 0 <= y0 - rows <= 3 and 0 <= 96 - rows - y1 <= 3 and 0 <= x0 - columns <= 3 and 0 <= 160 - columns - x1 <= 3
+
+
+def test_dark_picture_keeps_its_size():
+    assert borders.picture_box((pan(16) * 0.05).astype(np.uint8)) == (0, 0, 128, 72)
+
+
+def test_logo_near_the_edge_is_cropped_and_a_still_camera_is_not():
+    frames = pan(17, step_px=3, size=(144, 240))
+    for frame in frames:
+        cv2.putText(frame, "NEWS", (8, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 2)
+    x0, y0, x1, y1 = borders.picture_box(frames)
+    assert (y0 >= 16 or x0 >= 45) and (x1 - x0) * (y1 - y0) >= 0.75 * 144 * 240
+    still = np.repeat(pan(18, 1, size=(144, 240)), 20, axis=0)
+    assert borders.picture_box(still) == (0, 0, 240, 144)
+
+
+def test_pace_by_time_stamps():
+    frames = np.arange(60, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    for fps, kept in ((60, 30), (30, 60), (50, 30), (24, 60), (100, 15)):
+        chunks = iter([(frames[:32], np.arange(32) / fps), (frames[32:], np.arange(32, 60) / fps)])
+        out = [numbers for _, _, numbers in curation.paced(chunks, 30.0)]
+        assert len(np.concatenate(out)) == kept, fps
+        assert len(set(np.diff(np.concatenate(out)))) == 1  # even steps
+
+
+def test_duplicates_across_encodings(tmp_path):
+    clip = pan(19, 24, size=(96, 160))
+    video.write_video(tmp_path / "a.mp4", clip)
+    small = np.stack([cv2.resize(f, (120, 72), interpolation=cv2.INTER_AREA) for f in clip])
+    video.write_video(tmp_path / "b.mp4", small[3:], crf=34)
+    video.write_video(tmp_path / "c.mp4", pan(20, 24, size=(96, 160)))
+    rows = curate_videos(video.find_videos(tmp_path), tmp_path / "out", tmp_path / "work", workers=1)
+    assert [(row.shot, row.status) for row in rows] == [("a_s00", "kept"), ("b_s00", "dropped"), ("c_s00", "kept")]
+    assert rows[1].reason == "duplicate of a_s00"
+    assert sorted(p.stem for p in (tmp_path / "out" / "frames").iterdir()) == ["a_s00", "c_s00"]
+
+
+def test_plain_frames_are_no_duplicates():
+    black = duplicates.frame_hashes(np.zeros((5, 20, 20, 3), np.uint8), 1)
+    assert len(black) == 0 and not duplicates.same_shot(black, black)
+
+
+def test_rows_describe_the_shots(tmp_path):
+    path = video.write_video(tmp_path / "two.mp4", np.concatenate([pan(21, 30), pan(22, 5)]), fps=20)
+    *long, short = curate_video(path, CurateSettings(min_frames=8, max_frames=16))
+    assert [r.row.frames for r in long] == [15, 15] and [r.row.status for r in long] == ["kept", "kept"]
+    first, second = (r.row for r in long)
+    assert (first.start_s, first.end_s, first.fps) == (0.0, 0.75, 20.0)
+    assert (second.start_frame, second.end_frame) == (15, 30)
+    assert long[0].frames.shape == (15, 144, 240, 3) and first.crop == "0:0:128:72"
+    assert short.row.status == "dropped" and short.row.reason.startswith("too_short") and short.frames is None
+
+
+def test_long_video_in_flat_memory(tmp_path):
+    """Blocks: a shot that is longer than the buffer is windowed, and no frame is lost or told twice."""
+    path = video.write_video(tmp_path / "long.mp4", pan(23, 260, step_px=1.0))
+    found = list(curate_video(path, CurateSettings(max_frames=40)))
+    covered = [n for shot in found for n in range(shot.row.start_frame, shot.row.end_frame)]
+    assert covered == list(range(260)) and max(shot.row.frames for shot in found) <= 40
+
+
+def test_bad_files_stop_nothing_and_nothing_is_done_twice(tmp_path):
+    from test_video import bad_files
+
+    (tmp_path / "in").mkdir()
+    words = bad_files(tmp_path / "in")
+    video.write_video(tmp_path / "in" / "good.mp4", pan(24))
+    run = lambda: curate_videos(video.find_videos(tmp_path / "in"), tmp_path / "out", tmp_path / "work", workers=2)
+    rows = {row.shot: row for row in run()}
+    assert rows["good_s00"].status == "kept"
+    for name, word in words.items():
+        row = rows[f"{name}_s00"]
+        assert row.status == "failed" and word in row.reason and f"{name}.mp4" in row.reason
+    table = (tmp_path / "out" / "shots.csv").read_bytes()
+    made = (tmp_path / "work" / "good" / "good_s00.npy").stat().st_mtime_ns
+    run()
+    assert (tmp_path / "out" / "shots.csv").read_bytes() == table
+    assert (tmp_path / "work" / "good" / "good_s00.npy").stat().st_mtime_ns == made
+    assert [asdict(r) for r in curation.read_rows(tmp_path / "out" / "shots.csv")] == [asdict(r) for r in rows.values()]
+
+
+def test_names_are_unique_and_plain(tmp_path):
+    paths = [tmp_path / p for p in ("x/clip.mp4", "y/clip.mp4", "CLIP.mov", "mein film (1).avi", "-o.mp4")]
+    names = curation.shot_names(paths)
+    assert len(set(names.values())) == 5 and names[paths[3]] == "mein_film__1_" and names[paths[4]] == "_o"
+
+
+def crash(path: str) -> str:
+    """Ends its process without a word when told to."""
+    if path == "crash":
+        os._exit(9)
+    return path.upper()
+
+
+def test_a_crash_costs_one_job():
+    done = {job[0]: (result, error) for job, result, error in jobs.run_jobs(crash, [("a",), ("crash",), ("b",)], 2)}
+    assert done["a"] == ("A", "") and done["b"] == ("B", "")
+    assert done["crash"][0] is None and "crashed the process" in done["crash"][1]
