@@ -31,6 +31,7 @@ data = "data"  # the embedded corpus
 sequences = "../shared/data/sequences"  # real sequences, NAME/rgb/*.jpg; left out where the folder is absent
 weights = {"student": "results/distill/student.safetensors"}  # which file each checkpoint name means
 max_frames = 0  # frames of each clip; 0 takes all, a smoke run takes few
+max_clips = 0  # clips of each set, spread over it; 0 takes all
 checkpoint = "student"  # the row of the table; a matrix key
 set = "embedded_test"  # embedded_SPLIT, or sequences for all real ones; a matrix key
 
@@ -57,7 +58,7 @@ figures.mkdir(parents=True, exist_ok=True)
 # letterbox bars and captions were never measured and never count. A set that is not on this machine is left out.
 
 # %%
-sets = evaluate.load_sets(set, data, sequences, max_frames)
+sets = evaluate.load_sets(set, data, sequences, max_frames, max_clips)
 clips = [clip for members in sets.values() for clip in members]
 pd.DataFrame(
     [

@@ -30,6 +30,7 @@ threads = 2  # cores of the reference machine
 data = "data"  # the embedded corpus
 sequences = "../shared/data/sequences"  # real sequences; left out where the folder is absent
 max_frames = 0  # frames of each clip; 0 takes all, a smoke run takes few
+max_clips = 0  # clips of each set, spread over it; 0 takes all
 
 # %%
 from pathlib import Path
@@ -80,8 +81,8 @@ assert 0.2 < prior.focal_share < 3
 # %%
 rows = baselines.trivial_baselines(prior)
 sets = {
-    **evaluate.load_sets("embedded_test", data, sequences, max_frames),
-    **evaluate.load_sets("sequences", data, sequences, max_frames),
+    **evaluate.load_sets("embedded_test", data, sequences, max_frames, max_clips),
+    **evaluate.load_sets("sequences", data, sequences, max_frames, max_clips),
 }
 strides = {(name, clip.name): protocol.choose_stride(clip) for name, clips in sets.items() for clip in clips}
 measured = {}

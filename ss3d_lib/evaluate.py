@@ -47,16 +47,21 @@ REAL_SETS = "sequences"
 """The name under which all real sequences of a folder are evaluated together, each a set of its own."""
 
 
-def load_sets(name: str, data: str | Path, sequences: str | Path, max_frames: int = 0) -> dict[str, list[EvalClip]]:
+def load_sets(
+    name: str, data: str | Path, sequences: str | Path, max_frames: int = 0, max_clips: int = 0
+) -> dict[str, list[EvalClip]]:
     """{set: clips} of `embedded_SPLIT`, or of every sequence on this machine for "sequences" (none: {}).
 
     max_frames: only so many frames of each clip; 0 takes all.
+    max_clips: only so many clips of a set, spread over all of it; 0 takes all.
     """
     if name == REAL_SETS:
         folders = find_sequences(sequences) if Path(sequences).is_dir() else []
         sets = {folder.name: [load_sequence(folder)] for folder in folders}
     else:
         sets = {name: list(open_set(name, data, sequences))}
+    if max_clips:
+        sets = {key: clips[:: -(-len(clips) // max_clips) or 1] for key, clips in sets.items()}
     return {key: [clip.head(max_frames) if max_frames else clip for clip in clips] for key, clips in sets.items()}
 
 
