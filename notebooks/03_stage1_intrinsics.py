@@ -158,7 +158,7 @@ def match_panel(shot, start=0):
     """First frame, length of the refined flow and its predicted error, for a pair one stride apart."""
     pair = frames_tensor([shot.frames[start], shot.frames[start + shot.stride]])
     with torch.no_grad():
-        found = model.matcher(pair, torch.tensor([0, 1]), torch.tensor([1, 0]))
+        found = model.matcher(pair[None], (1,))
     sigma = found.sigma_px[0].clamp(max=4).numpy()
     return {
         "frame": shot.frames[start],

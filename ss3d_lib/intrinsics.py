@@ -25,11 +25,11 @@ from ss3d_lib.data import (
     save_cameras,
 )
 from ss3d_lib.files import atomic_write
-from ss3d_lib.geometry import image_centre, pixel_grid
+from ss3d_lib.geometry import image_centre, inside, pixel_grid
 from ss3d_lib.jobs import run_jobs
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.camera import MATCH_STEP, FocalBelief, summarise
-from ss3d_lib.models.matching import NOISE, box, coarse_flow, gradients, local_contrast
+from ss3d_lib.models.matching import MATCH_STRIDE, NOISE, box, coarse_flow, gradients, local_contrast
 from ss3d_lib.models.triangulation import half_grid
 from ss3d_lib.progress import progress
 from ss3d_lib.twoview import epipolar_error_px, focal_candidates, length, residual_curves, solve_motion
@@ -97,7 +97,7 @@ def matcher_loss(
 ) -> dict[str, Tensor]:
     """Loss of the matcher on a batch of frame pairs.
 
-    flow: robust distance of the coarse flow to the cached one, at stride 8. trust: negative log
+    flow: cross-entropy of the coarse match to where the cached flow leads, at stride 8. trust: negative log
     likelihood (Laplace) of the refined matches' epipolar error under the shot's own motion, on a few pairs.
     """
     chosen = pick_shots(shots, weights, pairs, rng)
@@ -111,16 +111,34 @@ def matcher_loss(
     frames = torch.cat([first, (second * gain).clamp(0, 1)])
     features, pyramid = model.matcher.describe(frames)
     half = torch.arange(pairs)
-    coarse = coarse_flow(features[half], features[half + pairs]) * 8
+    log_probability = model.matcher.likelihood(features, half, half + pairs)
     target = F.avg_pool2d(flow.permute(0, 3, 1, 2), 4).permute(0, 2, 3, 1)
     weight = F.avg_pool2d(valid[:, None], 4)[:, 0] * texture_weight(first)[:, 2::4, 2::4].clamp(min=0.05)
-    distance = length(coarse - target)
-    flow_loss = ((0.5 * torch.log1p(distance) + 0.1 * distance.clamp(max=20)) * weight).sum() / weight.sum().clamp(
-        min=1
-    )
+    flow_loss = place_loss(log_probability, target / MATCH_STRIDE, weight)
+    distance = length(coarse_flow(log_probability.detach(), *target.shape[1:3]) * MATCH_STRIDE - target)
     trust_loss = trust_nll(model, features.detach(), pyramid, chosen, starts, steps, pairs, refined_pairs)
-    error = (distance.detach() * weight).sum() / weight.sum().clamp(min=1)
+    error = (distance * weight).sum() / weight.sum().clamp(min=1)
     return {"loss": flow_loss + 0.1 * trust_loss, "flow": flow_loss, "trust": trust_loss, "coarse_error_px": error}
+
+
+def place_loss(
+    log_probability: Float[Tensor, "P N N"], flow: Float[Tensor, "P h w 2"], weight: Float[Tensor, "P h w"]
+) -> Tensor:
+    """Cross-entropy of matching to the four positions around where each one goes (flow in feature pixels)."""
+    height, width = flow.shape[1:3]
+    end = pixel_grid(height, width) + flow
+    corner, total = end.floor(), 0.0
+    for dx in (0, 1):
+        for dy in (0, 1):
+            x, y = corner[..., 0] + dx, corner[..., 1] + dy
+            share = (
+                (1 - (end[..., 0] - x).abs())
+                * (1 - (end[..., 1] - y).abs())
+                * inside(torch.stack([x, y], -1), height, width)
+            )
+            index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).long().flatten(1)
+            total = total - (log_probability.gather(2, index[..., None])[..., 0] * (share * weight).flatten(1)).sum()
+    return total / weight.sum().clamp(min=1)
 
 
 def trust_nll(model, features, pyramid, chosen, starts, steps: int, pairs: int, refined_pairs: int) -> Tensor:

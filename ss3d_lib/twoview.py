@@ -177,9 +177,15 @@ def inverse_depth(
 
 
 def face_forward(motion: Motion, p, q, weight, focal_px) -> Motion:
-    """Choose the sign of t for which most of the matched points lie in front of the camera (cheirality)."""
-    rho, information = inverse_depth(motion, to_rays(p, focal_px), to_rays(q, focal_px))
-    vote = (rho.sign() * weight * information.sqrt()).sum(1)
+    """Choose the sign of t for which the matched points lie in front of the camera (cheirality).
+
+    Matches that fit the motion vote, with their parallax in pixels up to one: far points have no say.
+    """
+    x1, x2 = to_rays(p, focal_px), to_rays(q, focal_px)
+    rho, information = inverse_depth(motion, x1, x2)
+    numerator, denominator = sampson(motion.rotation, motion.direction, x1, x2)
+    fits = 1 / (1 + (numerator / denominator * focal_px[:, None] / SIGMA_PX) ** 2)
+    vote = (torch.tanh(rho * information.sqrt() * focal_px[:, None]) * weight * fits).sum(1)
     sign = torch.where(vote < 0, -1.0, 1.0)[:, None]
     return Motion(motion.rotation, motion.direction * sign, motion.residual)
 

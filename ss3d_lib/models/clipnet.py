@@ -70,10 +70,7 @@ class ClipNet(nn.Module):
             raise ValueError(
                 f"a clip needs at least 2 frames, got {count}: motion and focal length show between frames"
             )
-        graph = PairGraph.of(count, GAPS)
-        base = torch.arange(clips)[:, None] * count
-        first, second = (base + graph.first).reshape(-1), (base + graph.second).reshape(-1)
-        matches = self.matcher(frames.flatten(0, 1), torch.cat([first, second]), torch.cat([second, first]))
+        matches = self.matcher(frames, GAPS)
         return Observation(matches, *clip_curves(matches, clips))
 
     def explain(self, frames: Float[Tensor, "B N 3 H W"], seen: Observation, focal: FocalBelief) -> ClipPrediction:

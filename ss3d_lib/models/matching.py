@@ -1,9 +1,9 @@
 """Matches between two frames, inside the forward pass: learnt coarse matching, then Lucas-Kanade.
 
 A small encoder describes each frame at stride 8; a softmax over all positions of the other frame gives a
-coarse flow with no limit on its length. Parameter-free Lucas-Kanade steps on an image pyramid
-(Lucas & Kanade 1981; Bouguet 2001) then bring it to a fraction of a pixel, on which the focal length
-hangs (notebook 03). A small head predicts, in pixels, how far each match may be trusted.
+coarse flow with no limit on its length. Parameter-free Lucas-Kanade and variational steps on an image
+pyramid (Lucas & Kanade 1981; Brox et al. 2004) then bring it to a fraction of a pixel, on which the focal
+length hangs (notebook 03). A small head predicts, in pixels, how far each match may be trusted.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,10 @@ from ss3d_lib.twoview import length
 
 MATCH_STRIDE = 8
 WINDOW = 9  # Lucas-Kanade window in pixels of each pyramid level
-NOISE = 0.05  # intensity noise, in standard deviations of the local contrast, that damps flat windows
+SMOOTHNESS = 1.0  # of the flow against the brightness; chosen on validation from 0.05, 0.2, 1 and 5
+BRIGHTNESS = 0.3  # change of local contrast beyond which a pixel is taken for occluded
+FLOW_EDGE_PX = 0.1  # step of the flow beyond which it is an edge
+NOISE = 0.15  # intensity noise, in standard deviations of the local contrast, that damps flat windows
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,44 @@ def smooth_flow(flow: Float[Tensor, "P H W 2"], certainty: Float[Tensor, "P 1 H 
     return (total[:, :2] / total[:, 2:]).permute(0, 2, 3, 1)
 
 
+def neighbours(x: Float[Tensor, "P C H W"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Left, right, upper and lower neighbour of every pixel; the border repeats."""
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return padded[..., 1:-1, :-2], padded[..., 1:-1, 2:], padded[..., :-2, 1:-1], padded[..., 2:, 1:-1]
+
+
+def variational(
+    first: Float[Tensor, "P 1 H W"], second: Float[Tensor, "P 1 H W"], flow: Float[Tensor, "P H W 2"], warps: int, sweeps: int
+) -> Float[Tensor, "P H W 2"]:
+    """Robust global smoothing that keeps the brightness constant (Brox et al. 2004, solved by Jacobi sweeps).
+
+    It halves what Lucas-Kanade leaves of the error: noise averages over a region, edges of the flow stay.
+    """
+    grid = pixel_grid(*first.shape[-2:], first.device)
+    own = torch.cat(gradients(first), dim=1)
+    warped_source = torch.cat([second, *gradients(second)], dim=1)
+    u = flow.permute(0, 3, 1, 2)
+    for _ in range(warps):
+        there = sample(warped_source, grid + u.permute(0, 2, 3, 1))
+        change = there[:, :1] - first
+        gx, gy = ((own + there[:, 1:]) / 2).split(1, dim=1)
+        fits = 1 / (1 + (change / BRIGHTNESS) ** 2)
+        products = torch.cat([gx * gx, gx * gy, gy * gy, gx * change, gy * change], dim=1) * fits
+        xx, xy, yy, xt, yt = box(products, 3).split(1, dim=1)
+        start = u
+        for sweep in range(sweeps):
+            if sweep % 5 == 0:  # edges of the flow move slowly
+                ties = [1 / (1 + ((n - u) ** 2).sum(1, keepdim=True) / FLOW_EDGE_PX**2).sqrt() for n in neighbours(u)]
+                total = sum(ties)
+                a, c = xx + SMOOTHNESS * total, yy + SMOOTHNESS * total
+                determinant = a * c - xy * xy
+            mean = sum(tie * n for tie, n in zip(ties, neighbours(u))) / total
+            dx, dy = (mean - start).split(1, dim=1)
+            rx, ry = xx * dx + xy * dy + xt, xy * dx + yy * dy + yt
+            u = mean - torch.cat([c * rx - xy * ry, a * ry - xy * rx], dim=1) / determinant
+    return u.permute(0, 2, 3, 1)
+
+
 def resize_flow(flow: Float[Tensor, "P h w 2"], height: int, width: int) -> Float[Tensor, "P H W 2"]:
     """A flow at another resolution, its vectors scaled to match."""
     scale = flow.new_tensor([width / flow.shape[2], height / flow.shape[1]])
@@ -109,12 +150,45 @@ def resize_flow(flow: Float[Tensor, "P h w 2"], height: int, width: int) -> Floa
     return resized.permute(0, 2, 3, 1) * scale
 
 
-def coarse_flow(first: Float[Tensor, "P C h w"], second: Float[Tensor, "P C h w"]) -> Float[Tensor, "P h w 2"]:
-    """Soft-argmax of the feature correlation over all positions of the second frame, in feature pixels."""
-    height, width = first.shape[-2:]
-    grid = pixel_grid(height, width, first.device).reshape(-1, 2)
+def patch_descriptors(quarter: Float[Tensor, "B 1 h w"], size: int = 7) -> Float[Tensor, "B C a b"]:
+    """Unit-length patches of a quarter-resolution frame at stride 8 of the frame: their product is the ZNCC."""
+    height, width = quarter.shape[-2:]
+    patches = F.unfold(quarter, size, padding=size // 2, stride=2)
+    patches = F.normalize(patches - patches.mean(1, keepdim=True), dim=1)
+    return patches.view(len(quarter), size * size, (height + 1) // 2, (width + 1) // 2)
+
+
+def correlate(
+    first: Float[Tensor, "P C h w"], second: Float[Tensor, "P C h w"], reach: Tensor
+) -> Float[Tensor, "P N N"]:
+    """Log probability that each position of the first map matches each of the second; near ones are likelier.
+
+    Args:
+        reach: length in feature pixels over which the preference for small motions fades.
+    """
+    grid = pixel_grid(*first.shape[-2:], first.device).reshape(-1, 2)
     scores = first.flatten(2).transpose(1, 2) @ second.flatten(2)
-    return (scores.softmax(-1) @ grid - grid).view(len(first), height, width, 2)
+    return (scores - (torch.cdist(grid, grid) / reach).square()).log_softmax(-1)
+
+
+def coarse_flow(log_probability: Float[Tensor, "P N N"], height: int, width: int) -> Float[Tensor, "P h w 2"]:
+    """Flow to the likeliest position, refined over its 3x3 neighbours, outliers taken out by a 3x3 median.
+
+    In feature pixels. A plain soft-argmax would average rival places into one where nothing is.
+    """
+    grid = pixel_grid(height, width, log_probability.device).reshape(-1, 2)
+    best = grid[log_probability.argmax(-1)]
+    near = (torch.cdist(best, grid, p=float("inf")) < 1.5) * log_probability.exp()
+    end = near @ grid / near.sum(-1, keepdim=True).clamp(min=1e-9)
+    flow = (end - grid).view(-1, height, width, 2).permute(0, 3, 1, 2)
+    around = F.unfold(F.pad(flow, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None], 3)
+    return around.median(1).values.view(-1, 2, height, width).permute(0, 2, 3, 1)
+
+
+def chain(first: Float[Tensor, "P H W 2"], second: Float[Tensor, "P H W 2"]) -> Float[Tensor, "P H W 2"]:
+    """Flow a -> c from a -> b and b -> c, all at full resolution."""
+    grid = pixel_grid(*first.shape[1:3], first.device)
+    return first + sample(second.permute(0, 3, 1, 2), grid + first).permute(0, 2, 3, 1)
 
 
 def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -127,7 +201,8 @@ def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 class Matcher(nn.Module):
     """Flow with its standard error between pairs of frames."""
 
-    LEVELS = ((4, 4), (2, 4), (1, 3))  # (reduction of the frame, Lucas-Kanade iterations)
+    # reduction of the frame, Lucas-Kanade iterations, warps and sweeps of the variational refinement
+    LEVELS = ((4, 4, 1, 15), (2, 3, 2, 15), (1, 2, 2, 15))
 
     def __init__(self, channels: int = 64):
         super().__init__()
@@ -138,33 +213,70 @@ class Matcher(nn.Module):
             block(channels, channels),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
-        self.sharpness = nn.Parameter(torch.tensor(2.0))
+        self.log_gain = nn.Parameter(torch.tensor([3.0, 0.0]))  # of the patches' and of the learnt similarity
+        self.log_reach = nn.Parameter(torch.tensor(2.0))
         self.trust = nn.Sequential(block(5, 24, 2), block(24, 24), nn.Conv2d(24, 1, 3, padding=1))
 
     def describe(self, frames: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, list[Tensor]]:
-        """Unit-length features at stride 8 and the pyramid of local contrast of every frame."""
+        """Descriptors at stride 8 (fixed patches beside learnt features) and the contrast pyramid of every frame."""
         grey = frames.mean(1, keepdim=True)
-        contrast = local_contrast(grey)
-        features = F.normalize(self.encoder(contrast).float(), dim=1) * self.sharpness.exp().clamp(1, 60).sqrt()
         pyramid = []
-        for reduction, _ in self.LEVELS:
+        for reduction, *_ in self.LEVELS:
             level = F.avg_pool2d(grey, reduction) if reduction > 1 else box(grey, 3)
             pyramid.append(local_contrast(level))
-        return features, pyramid
+        gain = (self.log_gain.clamp(max=4.0) / 2).exp()
+        learnt = F.normalize(self.encoder(pyramid[-1]).float(), dim=1)
+        return torch.cat([patch_descriptors(pyramid[0]) * gain[0], learnt * gain[1]], dim=1), pyramid
 
-    def match(self, features, pyramid, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Flow first -> second of the frame pairs given by two index tensors; also texture and residual."""
-        flow = coarse_flow(features[first], features[second])
-        for level, (_, iterations) in zip(pyramid, self.LEVELS):
+    def likelihood(self, features: Tensor, first: Tensor, second: Tensor) -> Float[Tensor, "P N N"]:
+        """Log probability of every coarse match between the frames of each pair."""
+        return correlate(features[first], features[second], self.log_reach.exp())
+
+    def refine(
+        self, pyramid: list[Tensor], flow: Tensor, first: Tensor, second: Tensor, levels: int = 3
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Lucas-Kanade over the last so many pyramid levels; also texture and residual at the finest."""
+        for level, (_, iterations, warps, sweeps) in list(zip(pyramid, self.LEVELS))[-levels:]:
             flow = resize_flow(flow, *level.shape[-2:])
             flow, texture, residual = lucas_kanade(level[first], level[second], flow, iterations)
+            flow = variational(level[first], level[second], flow, warps, sweeps)
         return flow, texture, residual
 
-    def forward(self, frames: Float[Tensor, "B 3 H W"], first: Tensor, second: Tensor) -> Matches:
-        """Matches of the pairs (first[k], second[k]); pairs come in both directions, k and k + P / 2."""
-        features, pyramid = self.describe(frames)
-        flow, texture, residual = self.match(features, pyramid, first, second)
-        return self.assess(flow, texture, residual)
+    def match(self, features, pyramid, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Flow first -> second of frame pairs, from scratch: coarse, then refined."""
+        height, width = features.shape[-2:]
+        coarse = coarse_flow(self.likelihood(features, first, second), height, width)
+        return self.refine(pyramid, coarse, first, second)
+
+    def forward(self, frames: Float[Tensor, "B N 3 H W"], gaps: tuple[int, ...]) -> Matches:
+        """Matches of all frame pairs at the given gaps, of which each but the first is twice the one before.
+
+        Neighbours are matched from scratch; longer gaps start from two chained shorter ones. Pairs come in
+        the order of PairGraph, clip by clip: all forward ones, then their reverses.
+        """
+        clips, count = frames.shape[:2]
+        features, pyramid = self.describe(frames.flatten(0, 1))
+        base = torch.arange(clips)[:, None] * count
+        parts, before = [], None
+        for gap in gaps:
+            if gap >= count:
+                break
+            start = (base + torch.arange(count - gap)).reshape(-1)
+            first, second = torch.cat([start, start + gap]), torch.cat([start + gap, start])
+            if before is None:
+                found = self.match(features, pyramid, first, second)
+            else:
+                found = self.refine(pyramid, self.chained(before, clips, gap // 2), first, second, levels=2)
+            before = found[0]
+            parts.append([value.unflatten(0, (2, clips, -1)) for value in found])
+        return self.assess(*(torch.cat(values, dim=2).flatten(0, 2) for values in zip(*parts)))
+
+    def chained(self, flow: Float[Tensor, "P H W 2"], clips: int, gap: int) -> Float[Tensor, "Q H W 2"]:
+        """Flows over twice the gap from two flows over it, forward and backward."""
+        forward, backward = flow.unflatten(0, (2, clips, -1)).unbind(0)
+        there = chain(forward[:, :-gap].flatten(0, 1), forward[:, gap:].flatten(0, 1))
+        back = chain(backward[:, gap:].flatten(0, 1), backward[:, :-gap].flatten(0, 1))
+        return torch.cat([there, back])
 
     def assess(self, flow, texture, residual) -> Matches:
         """Forward-backward check and the predicted standard error of every match."""
