@@ -16,7 +16,7 @@
 # **Inputs.** `video`: any file that ffmpeg reads. `checkpoint`: a safetensors file of this project.
 #
 # **Outputs.** `results/your_video/`: `figures/`, `export/` with rgb, 16-bit depth, poses, intrinsics, a coloured point
-# cloud (PLY) and a COLMAP model; `metrics.json`.
+# cloud (PLY) and a COLMAP model; `prediction.json`.
 #
 # **Time and memory.** Half a minute for a video of half a minute on 2 cores, 2 GB. The notebook looks at the first
 # `max_shots` shots only, so a film costs no more.
@@ -207,7 +207,7 @@ numbers = {
     "focal_px": prediction.focal_px, "focal_low_px": float(low), "focal_high_px": float(high), "trust": prediction.trust,
     "frames": len(frames), "points": facts["points"], "score": signals[best.row.shot].score,
 }  # fmt: skip
-write_json(out / "metrics.json", numbers)
+write_json(out / "prediction.json", numbers)
 again = export.read_depth_png(out / "export" / "depth16" / "000000.png", facts["depth_unit"])
 assert np.abs(again - prediction.depth_m[0]).max() <= facts["depth_unit"], "the PNG holds the depth to one step"
 print(f"{facts['points']} points, {facts['frames']} frames in {out / 'export'}")

@@ -1,6 +1,7 @@
 """From what the stages wrote to one summary, its tables, and the results block of README.md.
 
-    python -m ss3d_lib.report        rewrites the block of README.md from results/compare/summary.json
+    python -m ss3d_lib.report        rewrites the block of README.md from results/compare/summary.json, and copies the
+                                     figures that it shows to docs/
 
 `results/compare/summary.json` is {row: {set: {metric: value}}} and "timings": {stage: seconds}: the one place that
 tables, README and figures read. No number in a text is typed by hand.
@@ -37,6 +38,15 @@ ROWS = (
 
 SETS = ("embedded_test", "embedded_val", "hololens_office", "redkitchen", "kitti_drive")
 """The order of known sets; the domains of the embedded split (`embedded_test_street`) come last."""
+
+
+PICTURES = {
+    "depth.png": "evaluate/student-embedded_test/figures/depth.png",
+    "depth_real.png": "evaluate/student-sequences/figures/depth.png",
+    "trajectories.png": "evaluate/student-embedded_test/figures/trajectories.png",
+    "focal.png": "evaluate/student-embedded_test/figures/focal.png",
+}
+"""What README.md shows: a file in docs/ -> the figure below results/ that it is a copy of."""
 
 
 class ReportError(Exception):
@@ -164,6 +174,17 @@ def replace_block(text: str, block: str) -> str:
     return f"{before}{START}\n{block}\n{END}{after}"
 
 
+def copy_pictures(results: str | Path, docs: str | Path) -> list[Path]:
+    """Copy the figures of PICTURES that exist below `results` into `docs`; returns what was written."""
+    written = []
+    for name, source in PICTURES.items():
+        if (Path(results) / source).is_file():
+            with atomic_write(Path(docs) / name) as temporary:
+                temporary.write_bytes((Path(results) / source).read_bytes())
+            written.append(Path(docs) / name)
+    return written
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ss3d_lib.report", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--summary", type=Path, default=SUMMARY)
@@ -176,7 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     with atomic_write(options.readme) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    print(f"{options.readme}: results block made from {options.summary}")
+    pictures = copy_pictures(options.summary.parent.parent, options.readme.parent / "docs")
+    print(
+        f"{options.readme}: results block made from {options.summary}; {len(pictures)} of {len(PICTURES)} pictures in docs/"
+    )
     return 0
 
 

@@ -133,7 +133,7 @@ def test_notebook_11_runs_on_a_video_and_exports(project, untrained):
         "export/poses_c2w.txt",
         "export/colmap/cameras.txt",
         "figures/focal.png",
-        "metrics.json",
+        "prediction.json",
     ):
         assert (made / name).is_file(), f"{name} was not written"
 

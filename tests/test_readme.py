@@ -1,0 +1,41 @@
+"""The README keeps its promises: links, commands, notebooks and stages that it names exist."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+TEXT = Path("README.md").read_text(encoding="utf-8") if Path("README.md").exists() else ""
+MADE_LATER = ("docs/", "data/")  # pictures come from results, the corpus from its store
+
+
+def test_links_lead_somewhere():
+    for link in re.findall(r"\]\(([^)]+)\)", TEXT):
+        if "://" not in link and not link.startswith(MADE_LATER):
+            assert Path(link).is_file(), f"README.md: {link} does not exist"
+
+
+def test_every_notebook_is_in_the_map_with_its_stage():
+    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    rows = dict(re.findall(r"^\| \[[^]]+\]\(notebooks/(\w+)\.ipynb\) \|.*\| (?:`(\w+)`)? ?\|$", TEXT, re.MULTILINE))
+    assert set(rows) == {path.stem for path in Path("notebooks").glob("*.py")}
+    assert {stage for stage in rows.values() if stage} == set(stages)
+
+
+@pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m (ss3d_lib\.\w+)", TEXT))))
+def test_modules_to_run_exist(module):
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and 'if __name__ == "__main__":' in Path(spec.origin).read_text(encoding="utf-8")
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z]+):", Path("Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make (\w+)`", TEXT)) <= targets
+
+
+def test_options_that_it_names_are_parameters():
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    assert "videos" in params["curate"] and "video" in params["your_video"]
+    assert set(re.findall(r"run_notebook (\w+)", TEXT)) <= set(params)
