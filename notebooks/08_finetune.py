@@ -129,9 +129,10 @@ scratch_end = float(curves["scratch"].error.iloc[-1])
 metrics = {"shots": len(shots), "steps": steps}
 for name, curve in curves.items():
     key = name.replace(" ", "")
-    reached = finetuning.steps_to_reach(curve, scratch_end)
     metrics |= {f"{key}_before": curve.error.iloc[0], f"{key}_after": curve.error.iloc[-1]}
-    metrics |= {f"{key}_steps_to_scratch": steps + 1 if np.isnan(reached) else reached}  # steps + 1: never
+    if name != "scratch":
+        reached = finetuning.steps_to_reach(curve, scratch_end)
+        metrics[f"{key}_steps_to_scratch"] = steps + 1 if np.isnan(reached) else reached  # steps + 1: never
 pd.concat([curve.assign(start=name) for name, curve in curves.items()]).to_csv(out / "curves.csv", index=False)
 save_model(
     adapted["student"], out / "adapted.safetensors", {"stage": "finetune", "steps": steps, "video": Path(video).name}
