@@ -12,7 +12,7 @@
 # **Goal.** Measure, by the protocol of notebook 07, predictors that never look at a pixel, and train a ceiling WITH
 # ground truth: a figure between the two means something.
 #
-# **Prerequisites.** Notebooks 02 (the frame stride) and 07 (the protocol).
+# **Prerequisites.** Notebooks 02 (the frame stride), 03 (the ceiling starts from it) and 07 (the protocol).
 #
 # **Inputs.** The truth of the training split (nothing else may read it); the embedded test split; real sequences where
 # they are on this machine.
@@ -31,6 +31,9 @@ data = "data"  # the embedded corpus
 sequences = "../shared/data/sequences"  # real sequences; left out where the folder is absent
 max_frames = 0  # frames of each clip; 0 takes all, a smoke run takes few
 max_clips = 0  # clips of each set, spread over it; 0 takes all
+steps = 650  # of the ceiling: those of stage 2, an expert and the student together
+images = 12  # images a step, as in stage 2
+learning_rate = 0.001  # as in stage 2
 
 # %%
 from pathlib import Path
@@ -40,9 +43,12 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
-from ss3d_lib import baselines, evaluate, plots, protocol, report
+from ss3d_lib import baselines, ceiling, evaluate, joint, plots, protocol, report
+from ss3d_lib.checkpoints import load_model, save_model
+from ss3d_lib.data import load_shots
 from ss3d_lib.datasets import iterate_embedded
 from ss3d_lib.files import write_json
+from ss3d_lib.training import Plan, train
 
 torch.set_num_threads(threads)
 plots.use_style()
@@ -121,6 +127,26 @@ for name in sets:
     of_set = {row: table[row][name] for row in rows}
     display(plots.save_figure(plots.set_bars(of_set, columns, name), figures / f"{name}.png"))
 write_json(out / "metrics.json", measured)
+
+# %% [markdown]
+# ## A ceiling: the same network, told the truth
+# Same clips, same evidence, same augmentation, as many steps as the student's; only the target is the true depth of the
+# training videos. What it is better by is the price of having no labels. Notebook 07 measures it.
+
+# %%
+shots = load_shots("results/curate", "results/score", "results/stage1/cameras")
+labelled = ceiling.label_shots(shots, "results/curate/shots.csv", Path(data) / "truth/train")
+assert labelled, "no training shot has a true depth: is curate.videos the embedded training split?"
+model = load_model("results/stage1/model.safetensors")
+loss = lambda rng: ceiling.supervised_loss(model, labelled, images, joint.Terms(), rng)
+plan = Plan(steps, learning_rate=learning_rate, seed=seed)
+history = train(model.depth_net, loss, plan, ".scratch/baselines", "ceiling", fingerprint=str(len(labelled)))
+save_model(
+    model, "results/baselines/supervised_ceiling.safetensors", {"stage": "baselines", "steps": steps, "seed": seed}
+)
+plots.save_figure(
+    plots.loss_curves({"L1 of log depth": history.triangulation.to_numpy()}, "ceiling"), figures / "ceiling.png"
+)
 
 # %% [markdown]
 # ## Recap
