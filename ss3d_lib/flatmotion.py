@@ -32,8 +32,9 @@ def _align(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return left @ np.diag([1, 1, np.linalg.det(left @ right)]) @ right
 
 
-def zoom_distance(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, float]:
-    """Distance (N,) px to the best scaling with a shift, and its factor."""
+def zoom_distance(first: np.ndarray, second: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float, float]:
+    """The best scaling with a shift: the distance (N,) px of the matches to it, its factor, and how far it moves the
+    centre of the picture (H,W), in px."""
     weight = np.ones(len(first))
     for _ in range(5):
         mean_a, mean_b = (np.average(p, axis=0, weights=weight) for p in (first, second))
@@ -41,4 +42,5 @@ def zoom_distance(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, fl
         zoom = (weight[:, None] * a * b).sum() / (weight[:, None] * a * a).sum()
         rest = np.linalg.norm(zoom * a - b, axis=1)
         weight = 1 / (1 + rest**2) ** 2
-    return rest, float(max(zoom, 1e-3))
+    centre = (np.array(size[::-1]) - 1) / 2
+    return rest, float(max(zoom, 1e-3)), float(np.linalg.norm(zoom * (centre - mean_a) + mean_b - centre))

@@ -22,6 +22,8 @@ from ss3d_lib.flow import grey
 from ss3d_lib.rigidity import rigid_support
 
 STRIDES = (1, 2, 4, 8, 16, 32)  # frames apart; the score is taken at the best of them
+MIDDLE_STRIDE = 4  # measured first
+ENOUGH_PX = 4.0  # the middle of PARALLAX_PX on a log scale: no need to look farther
 SAMPLES = 3  # frames per stride, spread over the shot; each is matched with an earlier and a later one
 MIN_FRAMES_LEFT = 6  # a training clip needs that many frames at the chosen stride
 PARALLAX_PX = (2.0, 8.0)  # best for training: well above the noise of flow, well within its reach
@@ -67,12 +69,13 @@ def shot_signal(frames: np.ndarray, min_score: float = KEPT) -> Signal:
     rigid = rigid_share(table, best, images.shape[1:])
     factors = score_factors(at, rigid, wide.terms.still)
     luma = float(images[:: max(1, len(images) // 8)].mean())
-    drawn = "slideshow" if is_slideshow(table) else "cut" if breaks(images) else ""
+    drawn = "slideshow" if is_slideshow(table, images) else "cut" if breaks(images) else ""
     score = 0.0 if drawn else float(np.prod(list(factors.values())))
     reason = "" if score >= min_score else drawn or why(table, best, factors, images)
     values = {name: getattr(at, name) for name in ("visible", "matched", "parallax", "spread", "epipolar", "moving", "subject")}
     values |= {"rigid": rigid, "still": wide.terms.still, "luma": luma}
-    values |= {name: getattr(terms[stride], name) for name in ("parallax_px", "flow_px")}
+    shown = terms.get(stride, at)
+    values |= {name: getattr(shown, name) for name in ("parallax_px", "flow_px")}
     return Signal(round(score, 4), stride, reason, **{name: round(value, 4) for name, value in values.items()})
 
 
@@ -86,23 +89,33 @@ class StrideFound:
 
 
 def measure(images: np.ndarray, samples: int = SAMPLES) -> dict[int, StrideFound]:
-    """Measure images (T,H,W) uint8 at every stride, on `samples` frames spread over the shot.
+    """Measure images (T,H,W) uint8 at several strides, on `samples` frames spread over the shot.
 
-    Each sampled frame is matched with the one a stride before and the one a stride after it, where there is one.
+    From a middle stride down while the pairs are too far apart, then up while there is little parallax: fast shots
+    are not asked at wide strides, nor slow ones at narrow strides.
     """
+    allowed = [s for s in STRIDES if s == 1 or s <= len(images) - MIN_FRAMES_LEFT]
+    middle = max(s for s in allowed if s <= MIDDLE_STRIDE)
     table: dict[int, StrideFound] = {}
-    for stride in STRIDES:
-        if stride > 1 and stride > len(images) - MIN_FRAMES_LEFT:
+    for stride in [s for s in reversed(allowed) if s <= middle]:
+        table[stride] = _measure_stride(images, stride, samples)
+        if table[stride].terms.parallax_px < ENOUGH_PX and table[stride].terms.matched > 0.6:
             break
-        first, last = (stride, len(images) - 1 - stride) if 2 * stride < len(images) else (0, len(images) - 1 - stride)
-        middles = np.unique(np.linspace(first, last, samples + 2)[1:-1].round().astype(int))
-        matches = [_match_around(images, int(middle), stride) for middle in middles]
-        pairs = [twoframe.pair_terms(m, images.shape[1:]) for around in matches for m in around if m is not None]
-        terms = twoframe.median_terms(pairs)
-        table[stride] = StrideFound(terms, pairs, matches)
-        if terms.matched < 0.3 and stride >= 4:  # wider gaps will not match either
+    for stride in [s for s in allowed if s > middle]:
+        widest = table[max(table)].terms
+        if widest.matched < 0.3 or widest.parallax_px > ENOUGH_PX:
             break
-    return table
+        table[stride] = _measure_stride(images, stride, samples)
+    return dict(sorted(table.items()))
+
+
+def _measure_stride(images: np.ndarray, stride: int, samples: int) -> StrideFound:
+    """Each sampled frame is matched with the one a stride before and the one a stride after it, where there is one."""
+    first, last = (stride, len(images) - 1 - stride) if 2 * stride < len(images) else (0, len(images) - 1 - stride)
+    middles = np.unique(np.linspace(first, last, samples + 2)[1:-1].round().astype(int))
+    matches = [_match_around(images, int(middle), stride) for middle in middles]
+    pairs = [twoframe.pair_terms(m, images.shape[1:]) for around in matches for m in around if m is not None]
+    return StrideFound(twoframe.median_terms(pairs), pairs, matches)
 
 
 def _match_around(images: np.ndarray, middle: int, stride: int) -> tuple[twoframe.Matches | None, twoframe.Matches]:
@@ -112,7 +125,7 @@ def _match_around(images: np.ndarray, middle: int, stride: int) -> tuple[twofram
 
 def rigid_share(table: dict[int, StrideFound], best: int, size: tuple[int, int]) -> float:
     """Median rigid support of the frames sampled at the best stride and at half of it; 0 where nothing can be told."""
-    triples = [m for s in {best, max(1, best // 2)} for m in table[s].matches if m[0] is not None]
+    triples = [m for s in {best, best // 2} & set(table) for m in table[s].matches if m[0] is not None]
     support = [rigid_support(before, after, size) for before, after in triples]
     known = [value for value in support if np.isfinite(value)]
     return float(np.median(known)) if known else 0.0
@@ -126,12 +139,14 @@ def usefulness(terms: twoframe.PairTerms) -> float:
 
 def _widest(terms: dict[int, twoframe.PairTerms]) -> int:
     """The widest stride that still matches half of the picture: there, what stands still is told best."""
-    return max((s for s in terms if terms[s].matched > 0.5), default=1)
+    return max((s for s in terms if terms[s].matched > 0.5), default=min(terms))
 
 
 def training_stride(terms: dict[int, twoframe.PairTerms], frames: int) -> int:
     """The most useful stride that leaves MIN_FRAMES_LEFT frames of the shot."""
-    allowed = [s for s in terms if s == 1 or (frames - 1) // s + 1 >= MIN_FRAMES_LEFT]
+    allowed = [s for s in terms if (frames - 1) // s + 1 >= MIN_FRAMES_LEFT]
+    if not allowed:  # too short for any measured stride: as wide as it allows
+        return max(1, (frames - 1) // (MIN_FRAMES_LEFT - 1))
     return max(allowed, key=lambda s: (usefulness(terms[s]), -s))
 
 
@@ -152,23 +167,24 @@ def score_factors(at: twoframe.PairTerms, rigid: float, still: float) -> dict[st
     }
 
 
+def page_steps(images: np.ndarray) -> np.ndarray:
+    """(T-1,) share of the picture that is clearly another (by 20 grey levels) from each frame to the next."""
+    small = np.stack([cv2.resize(image, (64, 36), interpolation=cv2.INTER_AREA) for image in images]).astype(np.int16)
+    return (np.abs(np.diff(small, axis=0)) > 20).mean(axis=(1, 2))
+
+
 def breaks(images: np.ndarray) -> bool:
     """A hard change of the picture inside the shot: one step far above all the others."""
-    small = np.stack([cv2.resize(i, (32, 18), interpolation=cv2.INTER_AREA) for i in images]).astype(np.float32)
-    step = np.abs(np.diff(small, axis=0)).mean(axis=(1, 2))
-    if len(step) < 3:
-        return False
-    largest = int(step.argmax())
-    around = np.delete(step, largest)
-    return bool(step[largest] > 12 and step[largest] > 4 * np.quantile(around, 0.9) + 3)
+    steps = np.sort(page_steps(images))
+    return bool(len(steps) > 3 and steps[-1] > 0.35 and steps[-1] > 3 * np.quantile(steps[:-1], 0.9) + 0.1)
 
 
-def is_slideshow(table: dict[int, StrideFound]) -> bool:
+def is_slideshow(table: dict[int, StrideFound], images: np.ndarray) -> bool:
     """Nothing moves, and yet the picture becomes another: pairs stand still or do not match, hardly any moves."""
     pairs = [pair for found in table.values() for pair in found.pairs]
-    replaced = np.mean([pair.matched < 0.4 for pair in pairs])
-    moving = np.mean([pair.matched >= 0.4 and pair.still < 0.6 for pair in pairs])
-    return bool(replaced > 0.1 and moving < 0.15)
+    replaced = np.mean([pair.matched < 0.4 for pair in pairs]) > 0.1 or page_steps(images).max() > 0.4
+    moving = np.mean([pair.matched >= 0.4 and pair.still < 0.6 for pair in pairs]) > 0.15
+    return bool(replaced and not moving)
 
 
 def is_frozen(images: np.ndarray) -> bool:
@@ -185,7 +201,7 @@ def why(table: dict[int, StrideFound], best: int, factors: dict[str, float], ima
     if max(wide.terms.still, at.still) > 0.1:
         if is_frozen(images):
             return "slideshow"
-        near = table[max(s for s in table if s <= 4)].terms
+        near = table[max((s for s in table if s <= MIDDLE_STRIDE), default=min(table))].terms
         return "dynamic_subject" if near.subject > SUBJECT else "static"
     flat = factors["parallax"] < 0.5 and wide.terms.parallax < 0.3
     if flat or wide.terms.parallax_px < 0.5 + 0.03 * wide.terms.flow_px:
@@ -194,22 +210,23 @@ def why(table: dict[int, StrideFound], best: int, factors: dict[str, float], ima
 
 
 def flat_kind(pairs: list[twoframe.Matches], size: tuple[int, int]) -> str:
-    """Rotation, zoom or planar: the simplest camera that explains as much as a homography does."""
-    rests = {"rotation": [], "zoom": [], "planar": []}
-    factors, lengths = [1.0], [0.0]
+    """Rotation, zoom or planar: the simplest camera that explains as much as a homography does.
+
+    A zoom keeps the centre of the picture about where it is; what grows while it slides past is a flat scene.
+    """
+    rows = []
     for pair in pairs:
         first, second = pair.first[pair.matched], pair.second[pair.matched]
-        if len(first) < 60:
-            continue
-        zoom_rest, factor = flatmotion.zoom_distance(first, second)
-        rests["zoom"].append(np.quantile(zoom_rest, 0.75))
-        rests["rotation"].append(np.quantile(flatmotion.rotation_distance(first, second, size), 0.75))
-        rests["planar"].append(np.quantile(twoframe.homography_distance(first, second), 0.75))
-        factors.append(factor)
-        lengths.append(np.median(np.linalg.norm(second - first, axis=1)))
-    rest = {name: float(np.median(values)) if values else np.inf for name, values in rests.items()}
-    slack = 1.5 * rest["planar"] + 0.2 + 0.03 * float(np.median(lengths))
-    zooms = np.median(np.abs(np.log(factors[1:] or [1.0]))) > 0.015
-    if zooms and rest["zoom"] < slack and rest["zoom"] <= rest["rotation"]:
+        if len(first) >= 60:
+            zoom_rest, factor, shift_px = flatmotion.zoom_distance(first, second, size)
+            rotation_rest = flatmotion.rotation_distance(first, second, size)
+            rests = (zoom_rest, rotation_rest, twoframe.homography_distance(first, second))
+            length_px = np.median(np.linalg.norm(second - first, axis=1))
+            rows.append([*(np.quantile(rest, 0.75) for rest in rests), abs(np.log(factor)), shift_px, length_px])
+    if not rows:
+        return "planar"
+    zoom_px, rotation_px, plane_px, growth, shift_px, length_px = np.median(rows, axis=0)
+    slack_px = 1.5 * plane_px + 0.2 + 0.03 * length_px
+    if growth > 0.015 and shift_px < growth * max(size) / 2 and zoom_px < slack_px and zoom_px <= rotation_px:
         return "zoom"
-    return "rotation" if rest["rotation"] < slack else "planar"
+    return "rotation" if rotation_px < slack_px else "planar"
