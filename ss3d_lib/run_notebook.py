@@ -22,9 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ss3d_lib.files import atomic_write, safe_name, write_json
-from ss3d_lib.params import BASE, PARAMS_FILE, ParamsError, check_keys, check_types, parse_overrides, stage_values
-from ss3d_lib.progress import EXECUTED_ENV
+try:
+    from ss3d_lib.files import atomic_write, safe_name, write_json
+    from ss3d_lib.params import BASE, PARAMS_FILE, check_keys, check_types, parse_overrides, stage_values
+    from ss3d_lib.progress import EXECUTED_ENV
+except ModuleNotFoundError as error:  # dvc found another Python on the PATH
+    sys.exit(f"{error}: {sys.executable} is not the project's Python; . .venv/bin/activate, or use make")
 
 RESULTS = Path("results")
 SCRATCH = Path(".scratch")
@@ -176,6 +179,11 @@ def _raise_interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+def _fail(message: object) -> int:
+    print(message, file=sys.stderr)
+    return 1
+
+
 def main(arguments: list[str] | None = None) -> int:
     description, _, details = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(prog="python -m ss3d_lib.run_notebook", description=description, epilog=details)
@@ -185,22 +193,18 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         planned = plan(options.stage, parse_overrides(options.pairs))
         set_environment(planned.parameters)
-        for number in (signal.SIGINT, signal.SIGTERM):  # explicitly: a parent may have had them ignored
-            signal.signal(number, _raise_interrupt)
+    except ValueError as error:
+        return _fail(error)
+    for number in (signal.SIGINT, signal.SIGTERM):  # explicitly: a parent may have had them ignored
+        signal.signal(number, _raise_interrupt)
+    try:
         seconds = run(planned)
     except KeyboardInterrupt:
-        print(f"\nstage {options.stage} interrupted; what it had saved is in {SCRATCH / options.stage}/. "
+        print(f"\nstage {options.stage} interrupted; what it had saved is in {planned.scratch}/. "
               f"The same command goes on from there: {planned.command}", file=sys.stderr)  # fmt: skip
         return INTERRUPTED
-    except ModuleNotFoundError as error:
-        print(
-            f"{error}: this is {sys.executable}; activate the environment (. .venv/bin/activate) or use make",
-            file=sys.stderr,
-        )
-        return 1
-    except (ParamsError, ValueError, StageError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    except StageError as error:
+        return _fail(error)
     print(f"{planned.results}: done in {seconds:.1f} s")
     return 0
 
