@@ -23,7 +23,13 @@ from pathlib import Path
 from typing import Any
 
 try:
+    import nbformat
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
     from ss3d_lib.files import atomic_write, safe_name, write_json
+    from ss3d_lib.graph import transitive_modules
+    from ss3d_lib.notebooks import declared_parameters, notebook_path, read_notebook, scrub
     from ss3d_lib.params import BASE, PARAMS_FILE, check_keys, check_types, parse_overrides, stage_values
     from ss3d_lib.progress import EXECUTED_ENV
 except ModuleNotFoundError as error:  # dvc found another Python on the PATH
@@ -69,8 +75,6 @@ def plan(stage: str, overrides: Mapping[str, Any] | None = None) -> Plan:
     Raises:
         ParamsError, NotebookError: naming file, section, key and remedy.
     """
-    from ss3d_lib.notebooks import declared_parameters, notebook_path, read_notebook
-
     overrides = dict(overrides or {})
     path = notebook_path(stage)
     values = stage_values(stage)
@@ -91,11 +95,6 @@ def run(plan: Plan) -> float:
         StageError: a cell raised.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the kernel got it too, and has ended.
     """
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-
-    from ss3d_lib.notebooks import read_notebook, scrub
-
     for logger in ("papermill", "asyncio"):  # they log what is raised anyway, and an interrupted wait
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     plan.results.mkdir(parents=True, exist_ok=True)
@@ -125,8 +124,6 @@ def run(plan: Plan) -> float:
 
 def inputs_fingerprint(plan: Plan) -> str:
     """SHA-256 of what a stage's result depends on: code, parameters, and the hashes of earlier results in dvc.lock."""
-    from ss3d_lib.graph import transitive_modules
-
     digest = hashlib.sha256(repr(sorted(plan.parameters.items())).encode())
     for path in [plan.notebook, *sorted(transitive_modules(plan.notebook)), Path("dvc.lock")]:
         digest.update(path.read_bytes() if path.is_file() else b"")
@@ -144,8 +141,6 @@ def prepare_scratch(plan: Plan) -> None:
 
 
 def _write_notebook(notebook, path: Path) -> None:
-    import nbformat
-
     with atomic_write(path) as temporary:
         nbformat.write(notebook, temporary)
 
