@@ -23,6 +23,7 @@ from ss3d_lib.training import Plan, train
 
 FRAMES_PER_SHOT = 4  # frames that describe a shot, and that judge a model on it
 APPEARANCE_DIMS = 8  # principal components of the encoder's features; more is noise with a few hundred shots
+SOFTNESS = 0.5  # width of the memberships over the clusters' own: a typical shot is to 85 % its own cluster's
 HELD_OUT_SEED = 1_000_003  # the degradation of the held-out images is the same for every model and stage
 
 
@@ -114,8 +115,8 @@ def find_clusters(names: Sequence[str], descriptors: np.ndarray, count: int, min
     A few odd shots do not use up a cluster: those of one too small are set aside while the centres are sought (as in
     trimmed k-means), and join the nearest in the end. Only where that leaves too few shots is a cluster given up.
 
-    A shot also belongs a little to other clusters: a Gaussian in the distance to their centres, as wide as the
-    clusters are on average. The last `held_out` of each cluster's shots, by name, judge and never train: shots of
+    A shot also belongs a little to other clusters: a Gaussian in the distance to their centres, half as wide as
+    the clusters are. The last `held_out` of each cluster's shots, by name, judge and never train: shots of
     one video stay together but at the border.
 
     Raises:
@@ -136,7 +137,8 @@ def find_clusters(names: Sequence[str], descriptors: np.ndarray, count: int, min
     order = np.argsort(-np.bincount(square.argmin(1), minlength=clusters), kind="stable")
     square = square[:, order]
     label = square.argmin(1)
-    log_weight = -(square - square.min(1, keepdims=True)) / (2 * np.median(square.min(1)) + 1e-12)
+    width = SOFTNESS**2 * np.median(square.min(1)) + 1e-12
+    log_weight = -(square - square.min(1, keepdims=True)) / (2 * width)
     membership = np.exp(log_weight)
     judge = np.zeros(len(names), dtype=bool)
     for cluster in range(clusters):

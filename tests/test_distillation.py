@@ -154,9 +154,9 @@ def test_clusters_are_read_as_they_were_written(tmp_path, shots, clusters):
 
 def test_an_expert_learns_its_cluster_and_leaves_the_rest_alone(tmp_path, model, shots, clusters):
     judged = experts.held_out_batches(clusters.judges(shots, 0), TERMS)
-    plan = Plan(steps=12, **QUICK)
+    plan = Plan(steps=8, **QUICK)
     expert, history = experts.train_expert(model, shots, clusters.sampling(shots, 0), 4, TERMS, plan, tmp_path, "expert")
-    assert len(history) == 12
+    assert len(history) == 8
     assert experts.mean_error(expert.depth_net, judged) < experts.mean_error(model.depth_net, judged)
     for part in ("matcher", "focal_head"):
         pairs = zip(getattr(expert, part).state_dict().values(), getattr(model, part).state_dict().values())
@@ -231,10 +231,10 @@ def distil(folder, model, shots, clusters, steps: int, gradients: str, stop_afte
 
 @pytest.mark.parametrize("gradients", ["pareto", "sum"])
 def test_interrupted_distillation_ends_with_the_same_weights(tmp_path, model, shots, clusters, gradients):
-    whole, history = distil(tmp_path / "a", model, shots, clusters, 5, gradients)
+    whole, history = distil(tmp_path / "a", model, shots, clusters, 4, gradients)
     with pytest.raises(KeyboardInterrupt):
-        distil(tmp_path / "b", model, shots, clusters, 5, gradients, stop_after=3)
-    resumed, again = distil(tmp_path / "b", model, shots, clusters, 5, gradients)
+        distil(tmp_path / "b", model, shots, clusters, 4, gradients, stop_after=3)
+    resumed, again = distil(tmp_path / "b", model, shots, clusters, 4, gradients)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert history.equals(again)
     assert ("weight_0" in history) == (gradients == "pareto")
@@ -250,7 +250,7 @@ def test_interrupted_self_distillation_ends_with_the_same_student_and_teacher(tm
                 raise KeyboardInterrupt
             return pair.loss(shots, distillation.gated(shots, 2.0), 3, replace(TERMS, single_image=0.5), 0.5, rng)
 
-        train(pair, loss_fn, Plan(steps=5, **QUICK), folder, "self", parameters=pair.student.parameters())
+        train(pair, loss_fn, Plan(steps=4, **QUICK), folder, "self", parameters=pair.student.parameters())
         return pair.state_dict()
 
     whole = run(tmp_path / "a")
