@@ -28,14 +28,14 @@ from ss3d_lib.files import atomic_write
 from ss3d_lib.geometry import image_centre, inside, pixel_grid
 from ss3d_lib.jobs import run_jobs
 from ss3d_lib.models import ClipNet
-from ss3d_lib.models.camera import MATCH_STEP, FocalBelief, summarise
+from ss3d_lib.models.camera import MATCH_STEP, FocalBelief, pool_curves, summarise
 from ss3d_lib.models.matching import MATCH_STRIDE, NOISE, box, coarse_flow, gradients, local_contrast
 from ss3d_lib.models.triangulation import half_grid
 from ss3d_lib.progress import progress
 from ss3d_lib.twoview import epipolar_error_px, focal_candidates, length, residual_curves, solve_motion
 
 PAIRS_PER_STEP = 4  # pairs of a shot scored at each chain length
-TEACHER_SHARPNESS = 600.0  # posterior = softmax(-sharpness * residual); its calibration is checked on validation
+TEACHER_SHARPNESS = 3000.0  # posterior = softmax(-sharpness * residual); its calibration is checked on validation
 
 
 def texture_weight(frames: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w"]:
@@ -73,7 +73,8 @@ def estimate_cameras(shot: Shot, sharpness: float = TEACHER_SHARPNESS) -> Camera
         curves.append(curve)
         summaries.append(summarise(curve, q - p, weight, len(starts)))
     curve = torch.cat(curves)
-    log_probability = (-sharpness * curve.mean(0)).log_softmax(0)
+    pooled = pool_curves(curve[None], torch.cat(summaries)[None, :, 1])[0]
+    log_probability = (-sharpness * pooled).log_softmax(0)
     focal_px = FocalBelief(candidates_px, log_probability[None]).mean_px
     motions = {steps: solve_all(shot, steps, focal_px) for steps in CHAIN_STEPS}
     pick = lambda index: {steps: values[index] for steps, values in motions.items()}  # noqa: E731
@@ -174,8 +175,9 @@ def focal_head_loss(model: ClipNet, shots: list[Shot], clips: int, rng: torch.Ge
         count = len(cameras.curves)
         size = int(torch.randint(2, count + 1, (1,), generator=rng)) if count > 2 else count
         chosen = torch.randperm(count, generator=rng)[:size].numpy()
-        curves.append(torch.from_numpy(cameras.curves[chosen]).mean(0))
-        summaries.append(torch.from_numpy(cameras.summaries[chosen]).mean(0))
+        summary = torch.from_numpy(cameras.summaries[chosen])
+        curves.append(pool_curves(torch.from_numpy(cameras.curves[chosen])[None], summary[None, :, 1])[0])
+        summaries.append(summary.mean(0))
         labels.append(torch.from_numpy(cameras.log_probability))
     label = smooth_label(torch.stack(labels).exp())
     belief = model.focal_head(torch.stack(curves), torch.stack(summaries), focal_candidates(1.0))

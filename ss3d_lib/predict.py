@@ -65,13 +65,13 @@ class Fit:
 def network_size(height: int, width: int) -> tuple[int, int]:
     """Size at which frames are read: a training size where the aspect is near one, else of the same area.
 
-    Sides are multiples of 8, the stride of the coarse matching.
+    Sides are multiples of 16, the coarsest level of the matching.
     """
     working = working_size(height, width)
     if abs(np.log(width / height * working[0] / working[1])) < 0.2:
         return working
     scale = (WORKING_AREA_PX / (height * width)) ** 0.5
-    return max(64, round(height * scale / 8) * 8), max(64, round(width * scale / 8) * 8)
+    return max(64, round(height * scale / 16) * 16), max(64, round(width * scale / 16) * 16)
 
 
 def fit_frames(frames: Float[np.ndarray, "T H W 3"]) -> tuple[torch.Tensor, Fit]:

@@ -73,7 +73,7 @@ class FocalHead(nn.Module):
     def __init__(self, hidden: int = 64):
         super().__init__()
         self.log_prior = nn.Parameter(torch.zeros(NUM_FOCALS))  # learnt: how common each field of view is
-        self.log_sharpness = nn.Parameter(torch.tensor(6.0))
+        self.log_sharpness = nn.Parameter(torch.tensor(7.5))
         self.correct = nn.Sequential(
             nn.Linear(NUM_FOCALS + 3, hidden),
             nn.ReLU(),
@@ -112,7 +112,12 @@ def clip_curves(matches: Matches, clips: int) -> tuple[Float[Tensor, "B C"], Flo
     p, q, weight = pick_matches(forward)
     candidates_px = focal_candidates(max(matches.flow.shape[1:3]), matches.flow.device)
     curves, _ = residual_curves(p, q, weight, candidates_px)
-    return curves.view(clips, -1, NUM_FOCALS).mean(1), summarise(curves, q - p, weight, clips), candidates_px
+    return pool_curves(curves.view(clips, -1, NUM_FOCALS), weight.mean(1).view(clips, -1)), summarise(curves, q - p, weight, clips), candidates_px
+
+
+def pool_curves(curves: Float[Tensor, "B P C"], weight: Float[Tensor, "B P"]) -> Float[Tensor, "B C"]:
+    """One curve per clip: pairs count in proportion to the weight of their matches."""
+    return (curves * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1e-6)
 
 
 def summarise(curves: Tensor, flow: Tensor, weight: Tensor, clips: int) -> Float[Tensor, "B 3"]:

@@ -202,7 +202,7 @@ class Matcher(nn.Module):
     """Flow with its standard error between pairs of frames."""
 
     # reduction of the frame, Lucas-Kanade iterations, warps and sweeps of the variational refinement
-    LEVELS = ((4, 4, 1, 15), (2, 3, 2, 15), (1, 2, 2, 15))
+    LEVELS = ((16, 4, 1, 10), (8, 6, 1, 15), (4, 4, 2, 15), (2, 3, 2, 15), (1, 2, 2, 15))
 
     def __init__(self, channels: int = 64):
         super().__init__()
@@ -226,14 +226,14 @@ class Matcher(nn.Module):
             pyramid.append(local_contrast(level))
         gain = (self.log_gain.clamp(max=4.0) / 2).exp()
         learnt = F.normalize(self.encoder(pyramid[-1]).float(), dim=1)
-        return torch.cat([patch_descriptors(pyramid[0]) * gain[0], learnt * gain[1]], dim=1), pyramid
+        return torch.cat([patch_descriptors(pyramid[-3]) * gain[0], learnt * gain[1]], dim=1), pyramid
 
     def likelihood(self, features: Tensor, first: Tensor, second: Tensor) -> Float[Tensor, "P N N"]:
         """Log probability of every coarse match between the frames of each pair."""
         return correlate(features[first], features[second], self.log_reach.exp())
 
     def refine(
-        self, pyramid: list[Tensor], flow: Tensor, first: Tensor, second: Tensor, levels: int = 3
+        self, pyramid: list[Tensor], flow: Tensor, first: Tensor, second: Tensor, levels: int = 5
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Lucas-Kanade over the last so many pyramid levels; also texture and residual at the finest."""
         for level, (_, iterations, warps, sweeps) in list(zip(pyramid, self.LEVELS))[-levels:]:
@@ -266,7 +266,7 @@ class Matcher(nn.Module):
             if before is None:
                 found = self.match(features, pyramid, first, second)
             else:
-                found = self.refine(pyramid, self.chained(before, clips, gap // 2), first, second, levels=2)
+                found = self.refine(pyramid, self.chained(before, clips, gap // 2), first, second, levels=3)
             before = found[0]
             parts.append([value.unflatten(0, (2, clips, -1)) for value in found])
         return self.assess(*(torch.cat(values, dim=2).flatten(0, 2) for values in zip(*parts)))
