@@ -174,9 +174,14 @@ def page_steps(images: np.ndarray) -> np.ndarray:
 
 
 def breaks(images: np.ndarray) -> bool:
-    """A hard change of the picture inside the shot: one step far above all the others."""
-    steps = np.sort(page_steps(images))
-    return bool(len(steps) > 3 and steps[-1] > 0.35 and steps[-1] > 3 * np.quantile(steps[:-1], 0.9) + 0.1)
+    """A cut inside the shot: its largest step does not match, although the steps beside it do."""
+    steps = page_steps(images)
+    at = int(steps.argmax())
+    if len(steps) < 4 or steps[at] < 0.2 or steps[at] < 1.2 * np.median(steps):
+        return False
+    here = twoframe.matched_share(images[at], images[at + 1])
+    beside = [twoframe.matched_share(images[k], images[k + 1]) for k in (at - 1, at + 1) if 0 <= k < len(steps)]
+    return bool(here < 0.3 and here < 0.5 * max(beside))
 
 
 def is_slideshow(table: dict[int, StrideFound], images: np.ndarray) -> bool:

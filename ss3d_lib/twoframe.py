@@ -78,6 +78,12 @@ def grid_matches(image: np.ndarray, forward: np.ndarray, backward: np.ndarray) -
     return Matches(first, first + forward[y, x], visible, inside, matched)
 
 
+def matched_share(image_a: np.ndarray, image_b: np.ndarray) -> float:
+    """Share of the visible points that stay inside and match, between grey images (H,W) uint8."""
+    found = find_matches(image_a, image_b)
+    return float(found.matched.sum() / max(found.inside.sum(), 1))
+
+
 def pair_terms(found: Matches, size: tuple[int, int]) -> PairTerms:
     """Measure one pair of frames of size (H,W) from its matches."""
     length = np.linalg.norm(found.second - found.first, axis=1)
