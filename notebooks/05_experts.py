@@ -93,7 +93,7 @@ facts = pd.DataFrame(
 facts.groupby(found.label).agg("mean").round(2).assign(shots=np.bincount(found.label))
 
 # %%
-again = experts.find_clusters(names, experts.describe(stage2, shots), clusters, min_shots, held_out, seed)
+again = experts.find_clusters(names, descriptors, clusters, min_shots, held_out, seed)
 assert np.array_equal(again.label, found.label), "the same shots must give the same clusters"
 assert np.allclose(found.membership.sum(1), 1)
 for cluster in range(found.count):
