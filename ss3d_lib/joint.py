@@ -20,6 +20,7 @@ from ss3d_lib.models import ClipNet
 from ss3d_lib.models.triangulation import DepthEvidence, as_channels, fuse, triangulate
 
 PAIRS_PER_FRAME = 2 * len(CHAIN_STEPS)
+TILT = 0.2  # standard deviation of the tilt, in log inverse depth, from the middle to the edge
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def pair_evidence(shots: list[Shot], starts: list[int], frames: Float[Tensor, "B
 
 
 def degrade(evidence: DepthEvidence, images: int, single_image: float, rng: torch.Generator) -> DepthEvidence:
-    """Drop pairs, patches and, for some images, everything; add the noise of a short clip's matches."""
+    """Drop pairs, patches and, for some images, everything; add the errors of a short clip's matches and camera."""
     height, width = evidence.weight.shape[-2:]
     kept = (torch.rand(images, PAIRS_PER_FRAME, 1, 1, generator=rng) < 0.6).float()
     keep_all = torch.rand(images, 1, 1, 1, generator=rng) >= single_image
@@ -66,7 +67,15 @@ def degrade(evidence: DepthEvidence, images: int, single_image: float, rng: torc
     holes = F.interpolate((patches > torch.rand(images, 1, 1, 1, generator=rng) * 0.5).float(), (height, width))
     mask = (kept * keep_all * holes).flatten(0, 1)
     noise = 0.03 * torch.randn(evidence.log_inverse_depth.shape, generator=rng)
+    noise = noise + camera_noise(images, height, width, rng).repeat_interleave(PAIRS_PER_FRAME, 0)
     return DepthEvidence(evidence.log_inverse_depth + noise, evidence.weight * mask, evidence.moving * mask)
+
+
+def camera_noise(images: int, height: int, width: int, rng: torch.Generator) -> Float[Tensor, "B h w"]:
+    """What a wrong focal length or motion does to log inverse depth: mostly a tilt across the picture."""
+    x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height)[:, None]
+    tilt = TILT * torch.randn(images, 2, 1, 1, generator=rng)
+    return tilt[:, 0] * x + tilt[:, 1] * y
 
 
 def augment(batch: DepthBatch, min_crop: float, rng: torch.Generator) -> DepthBatch:

@@ -20,6 +20,7 @@ from ss3d_lib.geometry import so3_exp
 NUM_FOCALS = 32  # log-spaced candidates; a step is 6.6 %, finer than the estimate itself
 FOCAL_RANGE = (0.30, 2.20)  # focal length / longer image side: 118 to 26 degrees field of view
 SIGMA_PX = 1.0  # scale of the robust residual; chosen on validation from 0.5, 0.7, 1, 1.4 and 2
+PRIOR_WEIGHT = 0.1  # of the prior's correlation against the robust residual; chosen on validation
 START_DIRECTIONS = ((0.0, 0.0, 1.0), (1.0, 0.0, 0.3), (-1.0, 0.0, 0.3), (0.0, 1.0, 0.5))
 
 
@@ -148,17 +149,46 @@ def robust_residual(rotation, direction, x1, x2, weight, focal_px, sigma_px=SIGM
     return (weight * square / (1 + square)).sum(1) / weight.sum(1).clamp(min=1e-3)
 
 
-def solve_motion(p, q, weight, focal_px, iterations: int = 8, sigma_px: float = SIGMA_PX) -> Motion:
-    """Best motion of each pair from four starting directions, with t in front (positive depths win)."""
+def solve_motion(
+    p: Float[Tensor, "P M 2"],
+    q: Float[Tensor, "P M 2"],
+    weight: Float[Tensor, "P M"],
+    focal_px: Float[Tensor, "P"],
+    prior: Float[Tensor, "P M"] | None = None,
+    iterations: int = 8,
+    sigma_px: float = SIGMA_PX,
+) -> Motion:
+    """Best motion of each pair from four starting directions, with t in front (positive depths win).
+
+    Args:
+        prior: log inverse depth that the images alone suggest at the matches. Seen from afar, a scene turned
+            inside out moves almost like itself (the reversal of Necker's cube); the prior breaks such ties.
+    """
     starts = F.normalize(torch.tensor(START_DIRECTIONS, device=p.device), dim=-1)
     pairs, tries = len(p), len(starts)
     few = [value[:, ::3].repeat_interleave(tries, 0) for value in (p, q, weight)]  # a third finds the basin
+    focals = focal_px.repeat_interleave(tries)
     rotation = torch.eye(3, device=p.device).expand(pairs * tries, 3, 3)
     start = Motion(rotation, starts.repeat(pairs, 1), rotation[:, 0, 0])
-    motion = refine_motion(start, *few, focal_px.repeat_interleave(tries), iterations, sigma_px)
-    best = motion.residual.view(pairs, tries).argmin(1) + torch.arange(pairs, device=p.device) * tries
+    motion = refine_motion(start, *few, focals, iterations, sigma_px)
+    cost = motion.residual
+    if prior is not None:
+        motion = face_forward(motion, *few, focals)
+        cost = cost - PRIOR_WEIGHT * agreement(motion, *few, focals, prior[:, ::3].repeat_interleave(tries, 0))
+    best = cost.view(pairs, tries).argmin(1) + torch.arange(pairs, device=p.device) * tries
     chosen = Motion(motion.rotation[best], motion.direction[best], motion.residual[best])
     return face_forward(polish(chosen, p, q, weight, focal_px, 4, sigma_px), p, q, weight, focal_px)
+
+
+def agreement(motion: Motion, p, q, weight, focal_px, prior: Float[Tensor, "P M"]) -> Float[Tensor, "P"]:
+    """Weighted correlation in [-1, 1] of triangulated log inverse depth with a prior; a flat prior gives 0."""
+    rho, _ = inverse_depth(motion, to_rays(p, focal_px), to_rays(q, focal_px))
+    share = weight / weight.sum(1, keepdim=True).clamp(min=1e-6)
+    logs = rho.clamp(min=1e-3).log()
+    a = logs - (share * logs).sum(1, keepdim=True)
+    b = prior - (share * prior).sum(1, keepdim=True)
+    spread = lambda x, least: (share * x * x).sum(1).sqrt().clamp(min=least)  # noqa: E731
+    return (share * a * b).sum(1) / (spread(a, 0.1) * spread(b, 0.2))
 
 
 def polish(start: Motion, p, q, weight, focal_px, iterations: int, sigma_px: float = SIGMA_PX) -> Motion:
@@ -202,6 +232,7 @@ def residual_curves(
     q: Float[Tensor, "P M 2"],
     weight: Float[Tensor, "P M"],
     candidates_px: Float[Tensor, "C"],
+    prior: Float[Tensor, "P M"] | None = None,
     iterations: int = 4,
     sigma_px: float = SIGMA_PX,
 ) -> tuple[Float[Tensor, "P C"], Motion]:
@@ -215,7 +246,7 @@ def residual_curves(
     """
     pairs, count = len(p), len(candidates_px)
     middle = candidates_px[count // 2]
-    base = solve_motion(p, q, weight, middle.expand(pairs), sigma_px=sigma_px)
+    base = solve_motion(p, q, weight, middle.expand(pairs), prior, sigma_px=sigma_px)
     skew = base.rotation - base.rotation.transpose(1, 2)
     omega = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], dim=-1) / 2
     ratio = (middle / candidates_px)[None, :, None]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,6 +26,7 @@ class FocalBelief:
 
     candidates_px: Float[Tensor, "C"]
     log_probability: Float[Tensor, "B C"]
+    temperature: float = 1.0  # flattens the distribution for its intervals, not for its mean
 
     @property
     def mean_px(self) -> Float[Tensor, "B"]:
@@ -33,10 +35,10 @@ class FocalBelief:
 
     def quantile_px(self, share: float) -> Float[Tensor, "B"]:
         """Focal length below which this share of the probability lies (log-linear between candidates)."""
-        cumulative = self.log_probability.exp().cumsum(-1)
-        before = cumulative - self.log_probability.exp()
+        probability = (self.log_probability / self.temperature).softmax(-1)
+        cumulative = probability.cumsum(-1)
         index = (cumulative >= share - 1e-6).float().argmax(-1, keepdim=True)
-        low, mass = before.gather(-1, index), self.log_probability.exp().gather(-1, index)
+        low, mass = (cumulative - probability).gather(-1, index), probability.gather(-1, index)
         fraction = ((share - low) / mass.clamp(min=1e-9)).clamp(0, 1)[..., 0] - 0.5
         step = (self.candidates_px[1] / self.candidates_px[0]).log()
         return self.candidates_px[index[..., 0]] * (fraction * step).exp()
@@ -60,6 +62,13 @@ def pick_matches(matches: Matches) -> tuple[Tensor, Tensor, Tensor]:
     p = (grid - image_centre(height, width, matches.flow.device)).reshape(1, -1, 2).expand(len(matches.flow), -1, -1)
     flow = matches.flow[:, half::MATCH_STEP, half::MATCH_STEP].reshape(len(p), -1, 2)
     return p, p + flow, match_weight(matches)[:, half::MATCH_STEP, half::MATCH_STEP].reshape(len(p), -1)
+
+
+def pick_prior(log_inverse: Float[Tensor, "F a b"], height: int, width: int) -> Float[Tensor, "F M"]:
+    """Log inverse depth of frames of that size, read at the grid of `pick_matches`."""
+    half = MATCH_STEP // 2
+    full = F.interpolate(log_inverse[:, None], (height, width), mode="bilinear", align_corners=False)
+    return full[:, 0, half::MATCH_STEP, half::MATCH_STEP].flatten(1)
 
 
 def match_weight(matches: Matches) -> Float[Tensor, "P H W"]:
@@ -97,22 +106,29 @@ class FocalHead(nn.Module):
         rise = curve - curve.amin(1, keepdim=True)
         correction = self.correct(torch.cat([(rise * 50).clamp(max=3), summary], dim=1))
         sharpness = (self.log_sharpness + correction[:, -1:]).exp()
-        logits = (self.log_prior + correction[:, :-1].tanh() * 2 - sharpness * rise) / self.log_temperature.exp()
-        return FocalBelief(candidates_px, logits.log_softmax(-1))
+        logits = self.log_prior + correction[:, :-1].tanh() * 2 - sharpness * rise
+        return FocalBelief(candidates_px, logits.log_softmax(-1), float(self.log_temperature.exp()))
 
 
-def clip_curves(matches: Matches, clips: int) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B 3"], Float[Tensor, "C"]]:
+def clip_curves(
+    matches: Matches, clips: int, prior: Float[Tensor, "P M"] | None = None
+) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B 3"], Float[Tensor, "C"]]:
     """Residual curve and summary of each clip, pooled over its pairs (forward direction only).
 
     Args:
         matches: pairs clip by clip, first all forward ones, then their reverses.
+        prior: log inverse depth of the forward pairs' first frames at `pick_matches`' grid.
     """
     half = len(matches.flow) // 2
     forward = Matches(matches.flow[:half], matches.sigma_px[:half], matches.valid[:half])
     p, q, weight = pick_matches(forward)
     candidates_px = focal_candidates(max(matches.flow.shape[1:3]), matches.flow.device)
-    curves, _ = residual_curves(p, q, weight, candidates_px)
-    return pool_curves(curves.view(clips, -1, NUM_FOCALS), weight.mean(1).view(clips, -1)), summarise(curves, q - p, weight, clips), candidates_px
+    curves, _ = residual_curves(p, q, weight, candidates_px, prior)
+    return (
+        pool_curves(curves.view(clips, -1, NUM_FOCALS), weight.mean(1).view(clips, -1)),
+        summarise(curves, q - p, weight, clips),
+        candidates_px,
+    )
 
 
 def pool_curves(curves: Float[Tensor, "B P C"], weight: Float[Tensor, "B P"]) -> Float[Tensor, "B C"]:

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ss3d_lib.geometry import invert_pose
-from ss3d_lib.models.camera import FocalBelief, FocalHead, clip_curves, match_weight, pick_matches
-from ss3d_lib.models.depth import DepthNet
+from ss3d_lib.models.camera import FocalBelief, FocalHead, clip_curves, match_weight, pick_matches, pick_prior
+from ss3d_lib.models.depth import EVIDENCE_CHANNELS, DepthNet
 from ss3d_lib.models.matching import Matcher, Matches
 from ss3d_lib.models.trajectory import PairGraph, build_trajectory, solve_scales
 from ss3d_lib.models.triangulation import DepthEvidence, as_channels, fuse, halve, triangulate
@@ -46,6 +46,7 @@ class Observation:
     curve: Float[Tensor, "B C"]
     summary: Float[Tensor, "B 3"]
     candidates_px: Float[Tensor, "C"]
+    prior: Float[Tensor, "P M"]  # log inverse depth of the pictures alone, at the matches of the forward pairs
 
 
 class ClipNet(nn.Module):
@@ -64,21 +65,28 @@ class ClipNet(nn.Module):
         return self.explain(frames, seen, self.focal_head(seen.curve, seen.summary, seen.candidates_px))
 
     def observe(self, frames: Float[Tensor, "B N 3 H W"]) -> Observation:
-        """Match all pairs of frames and score every focal candidate; no depth is involved."""
+        """Match all pairs of frames and score every focal candidate; depth only breaks ties (see solve_motion)."""
         clips, count = frames.shape[:2]
         if count < 2:
             raise ValueError(
                 f"a clip needs at least 2 frames, got {count}: motion and focal length show between frames"
             )
         matches = self.matcher(frames, GAPS)
-        return Observation(matches, *clip_curves(matches, clips))
+        prior = self.imagine(frames)[PairGraph.starts(clips, count, GAPS)]
+        return Observation(matches, *clip_curves(matches, clips, prior), prior)
+
+    def imagine(self, frames: Float[Tensor, "B N 3 H W"]) -> Float[Tensor, "F M"]:
+        """Log inverse depth that each picture alone suggests, at the grid of matches."""
+        height, width = frames.shape[-2:]
+        nothing = frames.new_zeros(frames.shape[0] * frames.shape[1], EVIDENCE_CHANNELS, height // 2, width // 2)
+        return pick_prior(self.depth_net(frames.flatten(0, 1), nothing)[0], height, width)
 
     def explain(self, frames: Float[Tensor, "B N 3 H W"], seen: Observation, focal: FocalBelief) -> ClipPrediction:
         """Motion, depth and trajectory of the clips under a belief about their focal length."""
         clips, count, _, height, width = frames.shape
         graph = PairGraph.of(count, GAPS)
         pairs = len(graph.first)
-        motion, quality, evidence = self.measure(seen.matches, focal.mean_px.repeat_interleave(pairs), clips, pairs)
+        motion, quality, evidence = self.measure(seen, focal.mean_px.repeat_interleave(pairs), clips, pairs)
         fused = fuse(by_frame(evidence, graph, clips), clips * count, 2 * len(GAPS))
         log_inverse, log_std = self.depth_net(frames.flatten(0, 1), as_channels(fused))
         offset, weight = depth_offsets(evidence, log_inverse, graph, clips)
@@ -103,12 +111,12 @@ class ClipNet(nn.Module):
         )
 
     def measure(
-        self, matches: Matches, focal_px: Float[Tensor, "P"], clips: int, pairs: int
+        self, seen: Observation, focal_px: Float[Tensor, "P"], clips: int, pairs: int
     ) -> tuple[Motion, Tensor, DepthEvidence]:
         """Motion of every forward pair, its quality in [0, 1], and depth evidence of all directed pairs."""
-        half = clips * pairs
+        half, matches = clips * pairs, seen.matches
         p, q, weight = pick_matches(Matches(matches.flow[:half], matches.sigma_px[:half], matches.valid[:half]))
-        motion = solve_motion(p, q, weight, focal_px)
+        motion = solve_motion(p, q, weight, focal_px, seen.prior)
         quality = (1 - motion.residual).clamp(min=0.01) * weight.mean(1).clamp(min=1e-3)
         both = both_ways(motion)
         evidence = triangulate(halve(matches.flow), halve(match_weight(matches)), both, focal_px.repeat(2))

@@ -112,7 +112,11 @@ def neighbours(x: Float[Tensor, "P C H W"]) -> tuple[Tensor, Tensor, Tensor, Ten
 
 
 def variational(
-    first: Float[Tensor, "P 1 H W"], second: Float[Tensor, "P 1 H W"], flow: Float[Tensor, "P H W 2"], warps: int, sweeps: int
+    first: Float[Tensor, "P 1 H W"],
+    second: Float[Tensor, "P 1 H W"],
+    flow: Float[Tensor, "P H W 2"],
+    warps: int,
+    sweeps: int,
 ) -> Float[Tensor, "P H W 2"]:
     """Robust global smoothing that keeps the brightness constant (Brox et al. 2004, solved by Jacobi sweeps).
 

@@ -32,6 +32,11 @@ class PairGraph:
         first, second = torch.tensor(pairs, dtype=torch.long).T
         return PairGraph(first, second, frames)
 
+    @staticmethod
+    def starts(clips: int, frames: int, gaps: tuple[int, ...]) -> Tensor:
+        """Index of the first frame of every pair of a batch of clips, in the flattened batch."""
+        return (torch.arange(clips)[:, None] * frames + PairGraph.of(frames, gaps).first).reshape(-1)
+
 
 def solve_scales(
     graph: PairGraph, offset: Float[Tensor, "B D"], weight: Float[Tensor, "B D"]
