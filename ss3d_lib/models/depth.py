@@ -55,7 +55,8 @@ class DepthNet(nn.Module):
                 y = layer(torch.cat([F.interpolate(y, size=skip.shape[-2:], mode="nearest"), skip], dim=1))
             known = F.interpolate(evidence, y.shape[-2:], mode="bilinear", align_corners=False)
             y = self.head(torch.cat([y, known.to(y.dtype)], dim=1)).float()
-        log_inverse = y[:, 0] - y[:, 0].mean((1, 2), keepdim=True)
+        log_inverse = y[:, 0] + known[:, 0]  # what is known is right until the network knows better
+        log_inverse = log_inverse - log_inverse.mean((1, 2), keepdim=True)
         return LOG_LIMIT * torch.tanh(log_inverse / LOG_LIMIT), y[:, 1].clamp(-4, 2)
 
     def encode(self, frames: Float[Tensor, "B 3 H W"], evidence: Float[Tensor, "B 3 h w"]) -> list[Tensor]:
