@@ -30,10 +30,10 @@ def content_box(frames: np.ndarray, max_samples: int = 12) -> tuple[int, int, in
     x0, x1 = _bright_span(np.quantile(brightest[y0:y1], 0.9, axis=0))
     if (x1 - x0) * (y1 - y0) < 0.2 * height * width or min(x1 - x0, y1 - y0) < 16:
         return 0, 0, width, height
-    # one line more: the edge of a bar is blurred by scaling and compression
-    edge = lambda low, high, size: (low + (2 if low else 0), high - (2 if high < size else 0))  # noqa: E731
-    (x0, x1), (y0, y1) = edge(x0, x1, width), edge(y0, y1, height)
-    return x0, y0, x1, y1
+    # bars come in pairs of equal width (a dark object at one side is none), with an edge blurred by compression
+    column, row = min(x0, width - x1), min(y0, height - y1)
+    column, row = column + 2 * (column > 0), row + 2 * (row > 0)
+    return column, row, width - column, height - row
 
 
 def _bright_span(levels: np.ndarray, black: float = 24.0) -> tuple[int, int]:
@@ -52,7 +52,7 @@ def overlay_mask(frames: np.ndarray, max_samples: int = 16) -> np.ndarray:
     """
     sample = frames[np.linspace(0, len(frames) - 1, min(len(frames), max_samples)).astype(int)]
     luma = sample.astype(np.float32).mean(-1)
-    spread = cv2.blur(luma.std(0), (3, 3))
+    spread = luma.std(0)
     mean = cv2.GaussianBlur(luma.mean(0), (3, 3), 0)
     slope = np.hypot(cv2.Sobel(mean, cv2.CV_32F, 1, 0), cv2.Sobel(mean, cv2.CV_32F, 0, 1)) / 8
     height, width = spread.shape
@@ -69,20 +69,21 @@ def overlay_mask(frames: np.ndarray, max_samples: int = 16) -> np.ndarray:
     return np.isin(labels, large)
 
 
-def crop_overlays(mask: np.ndarray, keep: float = 0.8) -> tuple[int, int, int, int]:
-    """The largest box (x0, y0, x1, y1) that cuts overlays off at one border each, keeping `keep` of the area.
+def crop_overlays(mask: np.ndarray, keep: float = 0.75) -> tuple[int, int, int, int]:
+    """The box that is left when overlays are cut off, as far as `keep` of the area stays.
 
-    Borders are cut greedily, best overlay-per-area first; an overlay in the middle of the picture stays.
+    What is cut at one side is cut at the other too: the optical axis stays in the centre, where all models look for it.
+    Overlays that would cost more stay; few pixels that stand still are outliers to a robust estimate.
     """
     height, width = mask.shape
     box = [0, 0, width, height]
     area = lambda b: (b[2] - b[0]) * (b[3] - b[1])  # noqa: E731
-    while mask[box[1] : box[3], box[0] : box[2]].any():
+    while _inside(mask, box):
         options = [o for o in _cuts_of(mask, box) if area(o) >= keep * height * width]
         if not options:
             break
-        gain = lambda o: (_inside(mask, box) - _inside(mask, o)) / (area(box) - area(o))  # noqa: B023, E731
-        box = max(options, key=gain)
+        gains = [(_inside(mask, box) - _inside(mask, o)) / (area(box) - area(o)) for o in options]
+        box = options[int(np.argmax(gains))]
     return tuple(box)
 
 
@@ -91,11 +92,12 @@ def _inside(mask: np.ndarray, box: list[int]) -> int:
 
 
 def _cuts_of(mask: np.ndarray, box: list[int]) -> list[list[int]]:
-    """The four boxes that cut the nearest overlay off at the left, top, right and bottom."""
+    """Boxes that leave one overlay out: from both sides by what its nearer side needs, for rows and for columns."""
     x0, y0, x1, y1 = box
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask[y0:y1, x0:x1].astype(np.uint8))
     options = []
-    for left, top, wide, high, _ in stats[1:]:
-        options += [[x0 + left + wide, y0, x1, y1], [x0, y0 + top + high, x1, y1]]
-        options += [[x0, y0, x0 + left, y1], [x0, y0, x1, y0 + top]]
-    return [[int(v) for v in o] for o in options if o[2] - o[0] > 16 and o[3] - o[1] > 16]
+    for left, top, wide, high, _ in stats[1:].tolist():
+        column = min(left + wide, x1 - x0 - left)
+        row = min(top + high, y1 - y0 - top)
+        options += [[x0 + column, y0, x1 - column, y1], [x0, y0 + row, x1, y1 - row]]
+    return options
