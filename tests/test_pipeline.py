@@ -258,7 +258,7 @@ def test_the_installation_pins_its_own_installer(monkeypatch, tmp_path):
 def test_make_help_lists_every_target():
     text = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z]+):", text, re.MULTILINE))
-    shown = subprocess.run(["make", "help"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(["make", "--no-print-directory", "help"], capture_output=True, text=True, check=True).stdout
     assert {line.split()[0] for line in shown.splitlines()} == targets
     assert {"repro", "test", "smoke", "lab", "lint"} <= targets
 
