@@ -75,9 +75,10 @@ def cameras_3d(
                 axis.text(*(float(v) for v in turn(ends[1])), name, color=colour)
     axis.plot(*turn(centres), color="k", lw=0.8)
     if points is not None:
-        axis.scatter(*turn(points), c=None if colours is None else colours / 255, s=1.0, linewidths=0)
+        axis.scatter(*turn(points), c=None if colours is None else colours / 255, s=2.0, linewidths=0)
     axis.set(xlabel="x (right)", ylabel="z (forward)", zlabel="-y (up)", title=title)
     axis.set_aspect("equal")
+    axis.locator_params(nbins=4)  # more labels run into one another on the short axes
     axis.view_init(elev=22, azim=-60)
     return figure
 
