@@ -29,12 +29,12 @@ HELD_OUT_SEED = 1_000_003  # the degradation of the held-out images is the same 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Sub-domains of S shots: each shot's cluster, how much it belongs to each, and which shots judge."""
+    """Sub-domains of S shots: each shot's cluster, how much it belongs to each, and which shots only judge."""
 
     names: tuple[str, ...]
-    label: np.ndarray  # (S,) int, cluster 0 is the largest
+    label: np.ndarray  # (S,) int, cluster 0 has the most training shots
     membership: np.ndarray  # (S, K), rows sum to 1
-    held_out: np.ndarray  # (S,) bool
+    judge: np.ndarray  # (S,) bool: of videos that no network is trained on
 
     @property
     def count(self) -> int:
@@ -42,18 +42,19 @@ class Clusters:
         return self.membership.shape[1]
 
     def sampling(self, shots: Sequence[Shot], cluster: int) -> np.ndarray:
-        """Sampler weights (S,) of one cluster: membership times score, none for held-out shots."""
-        return self.membership[:, cluster] * np.array([shot.score for shot in shots]) * ~self.held_out
+        """Sampler weights (S,) of one cluster: membership times score, none for the judges."""
+        return self.membership[:, cluster] * np.array([shot.score for shot in shots]) * ~self.judge
 
     def judges(self, shots: Sequence[Shot], cluster: int) -> list[Shot]:
-        """The held-out shots of one cluster, or all of its shots where it is too small to hold any out."""
-        mine = self.label == cluster
-        chosen = mine & self.held_out if (mine & self.held_out).any() else mine
-        return [shot for shot, judge in zip(shots, chosen) if judge]
+        """The judges in one cluster; where there is none, the one that belongs to it most."""
+        chosen = self.judge & (self.label == cluster)
+        if not chosen.any():
+            chosen[np.where(self.judge, self.membership[:, cluster], -1).argmax()] = True
+        return [shot for shot, mine in zip(shots, chosen) if mine]
 
     def save(self, path: Path) -> None:
-        """One row per shot: shot, cluster, held_out, and weight_0 ... its memberships."""
-        table = pd.DataFrame({"shot": self.names, "cluster": self.label, "held_out": self.held_out.astype(int)})
+        """One row per shot: shot, cluster, judge (0 or 1), and weight_0 ... its memberships."""
+        table = pd.DataFrame({"shot": self.names, "cluster": self.label, "judge": self.judge.astype(int)})
         for cluster in range(self.count):
             table[f"weight_{cluster}"] = self.membership[:, cluster]
         table.to_csv(path, index=False, float_format="%.6f")
@@ -70,9 +71,9 @@ def load_clusters(path: str | Path, shots: Sequence[Shot]) -> Clusters:
         raise FileNotFoundError(f"{path} is missing: run `dvc repro experts` first")
     table = pd.read_csv(path)
     if table.shot.tolist() != [shot.name for shot in shots]:
-        raise ValueError(f"{path} lists other shots than the score kept: run `dvc repro experts` again")
+        raise ValueError(f"{path} lists other shots than are here now: run `dvc repro experts` again")
     weights = table[[name for name in table if name.startswith("weight_")]].to_numpy()
-    return Clusters(tuple(table.shot), table.cluster.to_numpy(), weights, table.held_out.to_numpy().astype(bool))
+    return Clusters(tuple(table.shot), table.cluster.to_numpy(), weights, table.judge.to_numpy().astype(bool))
 
 
 @torch.no_grad()
@@ -109,22 +110,22 @@ def describe(model: ClipNet, shots: Sequence[Shot]) -> np.ndarray:
     return np.hstack([unit(seen), unit(facts)])
 
 
-def find_clusters(names: Sequence[str], descriptors: np.ndarray, count: int, min_shots: int, held_out: float, seed: int) -> Clusters:
-    """k-means with at most `count` clusters of at least `min_shots` shots, the largest first.
+def find_clusters(names: Sequence[str], descriptors: np.ndarray, judge: np.ndarray, count: int, min_shots: int, seed: int) -> Clusters:
+    """k-means with at most `count` clusters of at least `min_shots` training shots, the largest first.
 
     A few odd shots do not use up a cluster: those of one too small are set aside while the centres are sought (as in
     trimmed k-means), and join the nearest in the end. Only where that leaves too few shots is a cluster given up.
 
     A shot also belongs a little to other clusters: a Gaussian in the distance to their centres, half as wide as
-    the clusters are. The last `held_out` of each cluster's shots, by name, judge and never train: shots of
-    one video stay together but at the border.
+    the clusters are. The judges (a mask over the shots) have no say in where the centres lie.
 
     Raises:
-        ValueError: fewer shots than min_shots.
+        ValueError: fewer training shots than min_shots.
     """
-    if len(names) < min_shots or not names:
-        raise ValueError(f"{len(names)} shots are fewer than min_shots={min_shots}: add videos or lower experts.min_shots")
-    clusters, core = count, np.arange(len(names))
+    training = np.flatnonzero(~judge)
+    if len(training) < max(1, min_shots):
+        raise ValueError(f"{len(training)} shots are fewer than min_shots={min_shots}: add videos or lower experts.min_shots")
+    clusters, core = count, training
     while True:
         fit = KMeans(clusters, n_init=10, random_state=seed).fit(descriptors[core])
         sizes = np.bincount(fit.labels_, minlength=clusters)
@@ -132,19 +133,14 @@ def find_clusters(names: Sequence[str], descriptors: np.ndarray, count: int, min
             break
         core = core[fit.labels_ != sizes.argmin()]
         if len(core) < clusters * min_shots:
-            clusters, core = clusters - 1, np.arange(len(names))
+            clusters, core = clusters - 1, training
     square = ((descriptors[:, None] - fit.cluster_centers_[None]) ** 2).sum(-1)
-    order = np.argsort(-np.bincount(square.argmin(1), minlength=clusters), kind="stable")
+    order = np.argsort(-np.bincount(square.argmin(1)[training], minlength=clusters), kind="stable")
     square = square[:, order]
     label = square.argmin(1)
     width = SOFTNESS**2 * np.median(square.min(1)) + 1e-12
     log_weight = -(square - square.min(1, keepdims=True)) / (2 * width)
     membership = np.exp(log_weight)
-    judge = np.zeros(len(names), dtype=bool)
-    for cluster in range(clusters):
-        mine = sorted(np.flatnonzero(label == cluster), key=lambda index: names[index])
-        judges = max(1, round(held_out * len(mine))) if len(mine) > 1 else 0
-        judge[mine[len(mine) - judges :]] = True
     return Clusters(tuple(names), label, membership / membership.sum(1, keepdims=True), judge)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from ss3d_lib.curation import CurateSettings, curate_video
-from ss3d_lib.data import Shot, generator
+from ss3d_lib.data import Shot, generator, save_cameras
 from ss3d_lib.experts import HELD_OUT_SEED, fingerprint, mean_error
 from ss3d_lib.flow import forward_backward, half
 from ss3d_lib.intrinsics import estimate_cameras
@@ -21,16 +21,21 @@ from ss3d_lib.training import Plan, train
 from ss3d_lib.video import find_videos
 
 
-def target_shots(path: str | Path, settings: CurateSettings, min_score: float) -> list[Shot]:
+def target_shots(path: str | Path, settings: CurateSettings, min_score: float, max_videos: int = 0, watch=iter) -> list[Shot]:
     """The shots of a video (or of a folder of videos) that have a multi-view signal, with flow and cameras.
 
     The same functions as in the stages curate, score and stage1, without their files.
+
+    Args:
+        max_videos: read the first so many only; 0 reads all.
+        watch: wraps the list of videos, e.g. a progress display.
 
     Raises:
         ValueError: no shot has a signal; the message lists the reasons.
     """
     shots, reasons = [], []
-    for video in find_videos(path):
+    videos = find_videos(path)
+    for video in watch(videos[: max_videos or len(videos)]):
         for curated in curate_video(video, settings):
             row = score_row(curated.row, curated.frames, min_score)
             reasons.append(f"{row.shot}: {row.reason or 'kept'}")
@@ -41,6 +46,18 @@ def target_shots(path: str | Path, settings: CurateSettings, min_score: float) -
     if not shots:
         raise ValueError(f"{path}: no shot to adapt to ({'; '.join(reasons)}): give a video with a moving camera")
     return shots
+
+
+def save_shots(folder: Path, shots: Sequence[Shot]) -> None:
+    """Write shots so that load_shots(folder, folder, folder / "cameras") gives them back."""
+    for name in ("frames", "flow", "cameras"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for shot in shots:
+        np.save(folder / "frames" / f"{shot.name}.npy", shot.frames, allow_pickle=False)
+        np.savez(folder / "flow" / f"{shot.name}.npz", stride=shot.stride, forward=shot.forward, backward=shot.backward)
+        save_cameras(folder / "cameras" / f"{shot.name}.npz", shot.cameras)
+    rows = [{"shot": shot.name, "video": shot.video, "score": shot.score, "stride": shot.stride, "kept": 1} for shot in shots]
+    pd.DataFrame(rows).to_csv(folder / "scores.csv", index=False)
 
 
 def first_frames(shot: Shot, share: float) -> Shot:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ss3d_lib import distillation, experts, finetuning, pareto
-from ss3d_lib.data import CHAIN_STEPS, Cameras, Shot, generator
+from ss3d_lib.data import CHAIN_STEPS, Cameras, Shot, generator, load_shots
 from ss3d_lib.joint import DepthBatch, Terms
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.triangulation import DepthEvidence
@@ -17,6 +17,7 @@ from ss3d_lib.training import Plan, train
 
 HEIGHT, WIDTH, FOCAL_PX = 64, 96, 80.0
 TERMS = Terms()
+JUDGE = np.arange(8) >= 6  # the last two shots judge
 QUICK = dict(learning_rate=1e-3, warmup_steps=1, save_every=2)
 
 
@@ -57,7 +58,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def clusters(model, shots):
-    return experts.find_clusters([shot.name for shot in shots], experts.describe(model, shots), 2, 2, 0.25, 0)
+    return experts.find_clusters([shot.name for shot in shots], experts.describe(model, shots), JUDGE, 2, 2, 0)
 
 
 def shortest_by_search(gradients: np.ndarray, cells: int = 60) -> float:
@@ -117,7 +118,7 @@ def test_equal_tasks_give_the_gradient_of_the_mean():
 
 
 def test_clusters_follow_the_looks_and_motions_and_are_deterministic(model, shots, clusters):
-    again = experts.find_clusters([s.name for s in shots], experts.describe(model, shots), 2, 2, 0.25, 0)
+    again = experts.find_clusters([s.name for s in shots], experts.describe(model, shots), JUDGE, 2, 2, 0)
     assert np.array_equal(again.label, clusters.label) and np.array_equal(again.membership, clusters.membership)
     odd = np.arange(len(shots)) % 2
     assert np.array_equal(clusters.label, odd) or np.array_equal(clusters.label, 1 - odd)
@@ -132,19 +133,19 @@ def test_an_odd_shot_does_not_use_up_a_cluster(shots):
     places = np.random.default_rng(0).normal(scale=0.1, size=(len(shots), 2))
     places[4:] += 2
     places[0] = 100.0
-    names = [shot.name for shot in shots]
-    found = experts.find_clusters(names, places, 2, 3, 0.2, 0)
+    names, nobody = [shot.name for shot in shots], np.zeros(len(shots), bool)
+    found = experts.find_clusters(names, places, nobody, 2, 3, 0)
     assert np.bincount(found.label).tolist() in ([4, 4], [5, 3])
     assert len(set(found.label[1:4])) == len(set(found.label[4:])) == 1 and found.label[1] != found.label[4]
-    assert experts.find_clusters(names, places, 2, 5, 0.2, 0).count == 1
+    assert experts.find_clusters(names, places, nobody, 2, 5, 0).count == 1
     with pytest.raises(ValueError, match="min_shots"):
-        experts.find_clusters(names, places, 2, 9, 0.2, 0)
+        experts.find_clusters(names, places, nobody, 2, 9, 0)
 
 
 def test_clusters_are_read_as_they_were_written(tmp_path, shots, clusters):
     clusters.save(tmp_path / "clusters.csv")
     read = experts.load_clusters(tmp_path / "clusters.csv", shots)
-    assert np.array_equal(read.label, clusters.label) and np.array_equal(read.held_out, clusters.held_out)
+    assert np.array_equal(read.label, clusters.label) and np.array_equal(read.judge, clusters.judge)
     assert np.allclose(read.membership, clusters.membership, atol=1e-6)
     with pytest.raises(ValueError, match="other shots"):
         experts.load_clusters(tmp_path / "clusters.csv", shots[1:])
@@ -259,6 +260,19 @@ def test_interrupted_self_distillation_ends_with_the_same_student_and_teacher(tm
     resumed = run(tmp_path / "b")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert any(not torch.equal(whole[f"student.{n}"], whole[f"teacher.{n}"]) for n, _ in model.depth_net.named_parameters())
+
+
+def test_a_cluster_without_a_judge_borrows_the_nearest(shots, clusters):
+    lonely = replace(clusters, label=np.where(JUDGE, 0, clusters.label))
+    (borrowed,) = lonely.judges(shots, 1)
+    assert borrowed.name == max(shots[6:], key=lambda s: clusters.membership[shots.index(s), 1]).name
+
+
+def test_saved_shots_are_loaded_as_they_were(tmp_path, shots):
+    finetuning.save_shots(tmp_path, shots[:2])
+    loaded = load_shots(tmp_path, tmp_path, tmp_path / "cameras")
+    assert experts.fingerprint(nn.Identity(), loaded) == experts.fingerprint(nn.Identity(), shots[:2])
+    assert all(np.array_equal(a.forward, b.forward) and np.array_equal(a.frames, b.frames) for a, b in zip(loaded, shots))
 
 
 def test_finetuning_never_trains_on_the_held_out_frames(shots):
