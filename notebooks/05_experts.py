@@ -179,8 +179,10 @@ for block, values in {"looks": looks, "filming": filming}.items():
     print(f"{block} alone: {np.mean(alone.label == found.label):.0%} of the shots keep their cluster number")
 
 # %% tags=["solution"]
-nearest = np.abs(training[0].frames[1].astype(float) - training[0].frames[0]).mean()
-print(f"a frame differs from its neighbour by {nearest:.1f} grey values: who knows the one knows the other")
+colour = lambda frame: frame.reshape(-1, 3).mean(0)
+first, neighbour, other = (colour(f) for f in (training[0].frames[0], training[0].frames[1], judging[0].frames[0]))
+print(f"mean colour: a neighbour is {np.abs(neighbour - first).max():.1f} grey values off, another video", end=" ")
+print(f"{np.abs(other - first).max():.1f}: who knows a shot's frames knows those between them")
 assert not {shot.video for shot in training} & {shot.video for shot in judging}
 
 # %% [markdown]
