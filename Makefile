@@ -2,6 +2,8 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONNOUSERSITE := 1
+# waiting threads sleep: where another program runs, spinning ones cost torch up to 14 times the time
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help install data repro test smoke lab lint twins deps lock
