@@ -109,7 +109,7 @@ plots.save_figure(plots.map_panel([both_views(batch, index) for index in range(4
 # ## Several losses, one step
 # The sum of the clusters' gradients may improve one cluster at the cost of another. The **shortest** convex combination
 #
-# $$ \min_{\alpha \ge 0,\ \sum \alpha = 1} \Big\| \sum_k \alpha_k \nabla L_k / L_k \Big\|^2 $$
+# $$ \min_{\alpha \ge 0,\ \sum \alpha = 1} \Big\| \sum_k \alpha_k \frac{\nabla L_k}{\|\nabla L_k\|} \Big\|^2 $$
 #
 # cannot: its inner product with each gradient is at least its own squared length (Sener & Koltun 2018). Two tasks have a
 # closed form; for more, weight is moved between two tasks at a time. In two dimensions:

@@ -45,18 +45,19 @@ def min_norm_weights(gram: Float[Tensor, "K K"], steps: int = 200) -> Float[Tens
 def add_pareto_gradient(tasks: list[Tensor], parameters: list[nn.Parameter], scale: float = 1.0) -> dict[str, Tensor]:
     """Add the min-norm combination of the tasks' gradients to parameter.grad, in place of loss.backward().
 
-    Every loss is divided by its own value first (so that a task counts by its relative progress and not by its
-    units) and the result is multiplied by their mean, so that the gradient has the size that a mean would have.
+    Every gradient is brought to length 1 first, so that a task counts by its direction and not by its units (dividing
+    by the losses instead, as is also done, goes wrong here: a log likelihood may be zero or negative). The result is
+    multiplied by the gradients' mean length, so that it has the size that a mean would have.
 
     Returns:
         {"weight_0": ..., ...}: the weights on the simplex.
     """
-    values = torch.stack([task.detach() for task in tasks])
     rows = [torch.autograd.grad(task, parameters, materialize_grads=True) for task in tasks]
     flat = torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
-    flat = flat / values.clamp(min=1e-6)[:, None]
+    norms = flat.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    flat = flat / norms
     weights = min_norm_weights(flat @ flat.T)
-    combined = (weights.to(flat.dtype) @ flat) * values.mean() * scale
+    combined = (weights.to(flat.dtype) @ flat) * norms.mean() * scale
     for parameter, part in zip(parameters, combined.split([p.numel() for p in parameters])):
         part = part.view_as(parameter)
         parameter.grad = part.clone() if parameter.grad is None else parameter.grad + part

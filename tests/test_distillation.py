@@ -109,6 +109,13 @@ def test_a_pareto_step_lowers_both_losses_where_a_sum_does_not():
         assert all(a < b for a, b in zip(after, before)) == better
 
 
+def test_a_loss_of_zero_or_below_counts_like_any_other():
+    point = nn.Parameter(torch.tensor([1.0, 1.0]))
+    tasks = lambda shift: [(point * torch.tensor([1.0, 0.5])).sum() + shift, (point * torch.tensor([0.5, 1.0])).sum()]  # noqa: E731
+    weights = [pareto.add_pareto_gradient(tasks(shift), [point]) for shift in (0.0, -1.5, -9.0)]
+    assert all(float(found["weight_0"]) == pytest.approx(0.5) for found in weights)
+
+
 def test_equal_tasks_give_the_gradient_of_the_mean():
     layer = nn.Linear(3, 1)
     task = lambda: layer(torch.ones(2, 3)).square().mean()  # noqa: E731
