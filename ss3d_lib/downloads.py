@@ -1,0 +1,256 @@
+"""One polite download: over http, or through yt-dlp, into a file that was checked before anything decodes it.
+
+Politeness is a `Pacer` (time between requests, bytes per second) and `retried` (exponential back-off, and the server's
+own Retry-After). What went wrong is one of two errors: RefusedError will not change by asking again, TemporaryError may.
+Names never come from a server, and nothing is passed to a shell. Introduced in notebook 01.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import av
+import requests
+import urllib3
+import yt_dlp
+from yt_dlp.networking.exceptions import HTTPError, TransportError
+
+from ss3d_lib import video
+
+Result = TypeVar("Result")
+
+TYPES = ("video/", "application/octet-stream", "binary/octet-stream", "application/mp4", "application/ogg")
+PIECE_BYTES = 1 << 16
+MAX_TEXT_BYTES = 4096  # the longest answer of an id mapping
+MAX_WAIT_S = 600.0  # no server may make us wait longer
+SIGNATURES = (  # where, what, suffix: the containers we let FFmpeg open; a playlist could name files of this machine
+    (4, b"ftyp", ".mp4"), (4, b"moov", ".mov"), (4, b"mdat", ".mov"), (4, b"wide", ".mov"), (0, b"\x1aE\xdf\xa3", ".mkv"),
+    (8, b"AVI ", ".avi"), (0, b"FLV", ".flv"), (0, b"OggS", ".ogv"), (0, b"\x00\x00\x01\xba", ".mpg"),
+    (0, b"\x30\x26\xb2\x75", ".wmv"), (0, b"G", ".ts"),
+)  # fmt: skip
+
+
+class RefusedError(Exception):
+    """Asking again would give the same: gone, not a video, too large, or under a licence that was not allowed."""
+
+
+class TemporaryError(Exception):
+    """May go well later: a time-out, a cut connection, a server in trouble or one that wants us to wait."""
+
+    def __init__(self, message: str, wait_s: float = 0.0):
+        super().__init__(message)
+        self.wait_s = wait_s  # what the server asked for
+
+
+@dataclass
+class Pacer:
+    """At least `interval_s` between requests, at most `bytes_per_s` (0: no limit), `attempts` with growing pauses."""
+
+    interval_s: float = 1.0
+    bytes_per_s: float = 0.0
+    attempts: int = 4
+    back_off_s: float = 2.0
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    _next_s: float = field(default=float("-inf"), repr=False)
+
+    def wait(self) -> None:
+        """Return when the next request may be sent."""
+        pause_s = self._next_s - self.clock()
+        if pause_s > 0:
+            self.sleep(pause_s)
+        self._next_s = self.clock() + self.interval_s
+
+    def throttle(self, done_bytes: int, start_s: float) -> None:
+        """Sleep until `done_bytes` since `start_s` are no faster than allowed."""
+        early_s = start_s + done_bytes / self.bytes_per_s - self.clock() if self.bytes_per_s else 0.0
+        if early_s > 0:
+            self.sleep(early_s)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one download may take."""
+
+    resolution_px: int = 480  # short side that is asked of yt-dlp; more than twice the working size is wasted
+    max_bytes: int = 500_000_000  # ten minutes of 480p are about 100 MB
+    silence_s: float = 30.0  # a server that says nothing for so long
+    total_s: float = 1800.0  # one that drips
+
+
+def retried(action: Callable[[], Result], pacer: Pacer) -> Result:
+    """action(), again after a TemporaryError: back_off_s, then twice that, ... or as long as the server asks."""
+    for attempt in range(pacer.attempts):
+        try:
+            return action()
+        except TemporaryError as error:
+            if attempt + 1 == pacer.attempts:
+                raise
+            pacer.sleep(min(max(pacer.back_off_s * 2**attempt, error.wait_s), MAX_WAIT_S))
+    raise ValueError(f"attempts must be at least 1, not {pacer.attempts}")
+
+
+def get_text(url: str, pacer: Pacer, silence_s: float = 30.0) -> str:
+    """The beginning of a small text; bytes that are no ASCII become '?'. Raises RefusedError, TemporaryError."""
+    with _response(url, pacer, silence_s) as response:
+        return next(response.iter_content(MAX_TEXT_BYTES), b"").decode("ascii", "replace")
+
+
+def download_http(url: str, target: Path, limits: Limits, pacer: Pacer) -> None:
+    """Write what an http(s) URL gives to `target`. Raises RefusedError, TemporaryError; `target` may then be partial."""
+    with _response(url, pacer, limits.silence_s) as response, open(target, "wb") as file:
+        kind = response.headers.get("Content-Type", "application/octet-stream").lower()
+        if not kind.startswith(TYPES):
+            raise RefusedError(f"content type {kind!r} is no video")
+        length = response.headers.get("Content-Length", "")
+        expected = int(length) if length.isdecimal() and "Content-Encoding" not in response.headers else -1
+        _check_size(expected, limits)
+        start_s, done = pacer.clock(), 0
+        while piece := response.raw.read1(PIECE_BYTES, decode_content=True):  # what has come, so that a drip is noticed
+            done += file.write(piece)
+            _check_size(done, limits)
+            _check_time(done, pacer.clock() - start_s, limits)
+            pacer.throttle(done, start_s)
+    if expected >= 0 and done != expected:
+        raise TemporaryError(f"cut off: {done} of {expected} bytes came")
+
+
+@contextmanager
+def _response(url: str, pacer: Pacer, silence_s: float) -> Iterator[requests.Response]:
+    """A streamed answer with status 200; every other outcome is one of our two errors."""
+    pacer.wait()
+    try:
+        # identity: Content-Length is then the length of what is written
+        with requests.get(url, stream=True, timeout=silence_s, headers={"Accept-Encoding": "identity"}) as response:
+            if response.status_code != 200:
+                raise _status_error(response.status_code, response.headers.get("Retry-After", ""))
+            yield response
+    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.TooManyRedirects) as error:
+        raise RefusedError(str(error)) from error
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise TemporaryError(f"{type(error).__name__}: {error}") from error
+
+
+def _status_error(status: int, retry_after: str = "") -> Exception:
+    if status in (408, 425, 429) or status >= 500:
+        return TemporaryError(f"HTTP status {status}", float(retry_after) if retry_after.isdecimal() else 0.0)
+    return RefusedError(f"HTTP status {status}")
+
+
+def _check_size(size: int, limits: Limits) -> None:
+    if size > limits.max_bytes:
+        raise RefusedError(f"larger than {limits.max_bytes} bytes")
+
+
+def _check_time(done: int, seconds: float, limits: Limits) -> None:
+    if seconds > limits.total_s:
+        raise TemporaryError(f"too slow: {done} bytes in {seconds:.0f} s")
+
+
+def download_yt_dlp(url: str, target: Path, limits: Limits, pacer: Pacer, allow: Callable[[str], None], site: str) -> str:
+    """Write the pictures (no sound) of a video that yt-dlp can find to `target`; returns its licence, "" if unknown.
+
+    Args:
+        allow: raises RefusedError for a licence; called before the download.
+        site: the yt-dlp extractors that may handle the URL, e.g. "youtube" or "default" (all).
+    """
+    pacer.wait()
+    start_s, licences = pacer.clock(), []
+
+    def inspect(info: dict, *, incomplete: bool = False) -> None:
+        if not incomplete:
+            licences.append(info.get("license") or "")
+            allow(licences[-1])
+            if info.get("is_live"):
+                raise RefusedError("a live stream has no end")
+
+    def watch(state: dict) -> None:
+        done = max(state.get("downloaded_bytes") or 0, state.get("total_bytes") or 0)
+        _check_size(done, limits)
+        _check_time(done, pacer.clock() - start_s, limits)
+
+    options = _yt_dlp_options(target, limits, pacer, site) | {"match_filter": inspect, "progress_hooks": [watch]}
+    try:
+        with yt_dlp.YoutubeDL(options) as client:
+            client.extract_info(url)
+    except yt_dlp.utils.YoutubeDLError as error:
+        raise _yt_dlp_error(error) from error
+    if not target.is_file():
+        raise RefusedError("yt-dlp found no video there")
+    return licences[-1]
+
+
+def _yt_dlp_options(target: Path, limits: Limits, pacer: Pacer, site: str) -> dict:
+    return {
+        "outtmpl": {"default": str(target).replace("%", "%%")},  # a fixed name: no title, no suffix from a server
+        "format": "bv[protocol^=http]/b[protocol^=http]",  # one file without sound: nothing to merge, so no ffmpeg runs
+        "format_sort": [f"res:{limits.resolution_px}", "vcodec:h264"],  # res is the short side, so portraits are right
+        "allowed_extractors": [site],
+        "playlist_items": "1",
+        "noplaylist": True,
+        "fixup": "never",
+        "cachedir": False,
+        "retries": 0,  # retried() is the only one that asks again
+        "extractor_retries": 0,
+        "fragment_retries": 2,
+        "socket_timeout": limits.silence_s,
+        "ratelimit": pacer.bytes_per_s or None,
+        "quiet": True,
+        "no_warnings": True,
+        "noprogress": True,
+        "logger": _Silent(),
+    }
+
+
+class _Silent:
+    """What yt-dlp says ends in the manifest, through its exception."""
+
+    def debug(self, message: str) -> None:
+        pass
+
+    warning = error = debug
+
+
+def _yt_dlp_error(error: Exception) -> Exception:
+    """One of our two errors: by the HTTP status where there was one; what YouTube says of a video is final."""
+    text, link, expected = str(error).removeprefix("ERROR: "), error, False
+    while link is not None:
+        if isinstance(link, HTTPError):
+            return type(_status_error(link.status))(text)
+        if isinstance(link, TransportError) or "not a bot" in str(link):  # YouTube's words for: you ask too often
+            return TemporaryError(text)
+        expected = expected or getattr(link, "expected", False)
+        link = getattr(link, "cause", None) or (getattr(link, "exc_info", None) or (None, None))[1] or link.__cause__
+    return RefusedError(text) if expected else TemporaryError(text)
+
+
+def check_video(path: Path) -> str:
+    """The suffix of a downloaded video, from its first bytes. Raises RefusedError (no video), TemporaryError (cut)."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+    suffix = next((end for at, mark, end in SIGNATURES if head[at : at + len(mark)] == mark), "")
+    if not suffix:
+        raise RefusedError("not a video file: it begins like no container that is read here")
+    try:
+        info = video.probe(path)
+        missing = video.missing_tail(info, _last_time_s(path))
+    except (video.VideoError, av.error.FFmpegError) as error:
+        raise TemporaryError(f"cannot be decoded, perhaps cut off: {str(error).removeprefix(f'{path}: ')}") from error
+    if missing:
+        raise TemporaryError(missing.split(";")[0])
+    return suffix
+
+
+def _last_time_s(path: Path) -> float:
+    """Time of the last frame after the first one, in s; only the end is decoded."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        first_s = next(container.decode(stream)).time or 0.0
+        container.seek(max(0, (container.duration or 0) - 1_000_000))
+        times_s = [frame.time for frame in container.decode(stream) if frame.time is not None]
+    return max(times_s, default=first_s) - first_s

@@ -1,0 +1,237 @@
+"""From a list of videos to a folder of videos: polite, resumable, and nothing in the list can reach outside the folder.
+
+`python -m ss3d_lib.fetch list.csv --out FOLDER --licences cc-by` reads a CSV with the columns id, url, licence (the last
+two may be empty or absent) and writes
+
+    FOLDER/videos/ab/SHA256.mp4   named by content: what two ids share lies there once; `curate: videos:` reads this
+    FOLDER/manifest.csv           a row per line of the list: id, url, path, sha256, licence, status, message
+    FOLDER/state/                 a small file per finished line: the same command goes on where it was stopped
+
+You answer for what you fetch: the terms of the site (YouTube's forbid downloads without permission), the licence of
+each video, and the privacy of the people in it. So the licences must be named; there is no default.
+Introduced in notebook 01.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ss3d_lib.curation import write_rows
+from ss3d_lib.downloads import (
+    Limits,
+    Pacer,
+    RefusedError,
+    TemporaryError,
+    check_video,
+    download_http,
+    download_yt_dlp,
+    retried,
+)  # fmt: skip
+from ss3d_lib.files import inside, read_json, require_free_space, write_json
+from ss3d_lib.progress import progress
+
+YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+ANY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+YOUTUBE_HOSTS = frozenset({"youtube.com", "www.youtube.com", "m.youtube.com", "youtu.be"})
+YOUTUBE_LICENCE = "creative commons attribution license (reuse allowed)"  # how YouTube spells CC BY
+UNKNOWN, ANY = "unknown", "any"
+
+
+@dataclass(frozen=True)
+class FetchRow:
+    """One line of manifest.csv. `path` is relative to the folder, with forward slashes; empty unless fetched."""
+
+    id: str
+    url: str
+    path: str = ""
+    sha256: str = ""
+    licence: str = ""
+    status: str = "failed"  # fetched | refused (will not be asked for again) | failed (will be)
+    message: str = "not tried yet; run the same command again"
+
+
+@dataclass(frozen=True)
+class FetchSettings:
+    """What may be fetched and how. `via` is auto (yt-dlp for YouTube, http for the rest), http or yt-dlp."""
+
+    licences: tuple[str, ...]
+    limits: Limits = Limits()
+    via: str = "auto"
+    give_up_after: int = 10  # failures in a row: the server, or the network, wants no more of us
+
+
+def read_list(path: str | Path) -> list[FetchRow]:
+    """The lines of a list, each once, as rows that were not tried yet. Raises ValueError where it has no column id."""
+    with open(path, newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    if lines and "id" not in lines[0]:
+        raise ValueError(f"{path}: no column id; the first line must name the columns: id,url,licence")
+    clean = lambda line, key: " ".join((line.get(key) or "").split())
+    rows = (FetchRow(clean(line, "id"), clean(line, "url"), licence=clean(line, "licence")) for line in lines)
+    return list(dict.fromkeys(rows))
+
+
+def checked_url(row: FetchRow) -> str:
+    """The URL of a row; a YouTube id without one gets YouTube's. Raises RefusedError for ids and URLs of other forms."""
+    if not ANY_ID.fullmatch(row.id):
+        raise RefusedError(f"id {row.id[:80]!r}: only letters, digits, '-' and '_', at most 64")
+    if not row.url and not YOUTUBE_ID.fullmatch(row.id):
+        raise RefusedError(f"id {row.id!r} is no YouTube id (11 characters) and no url is given")
+    url = row.url or f"https://www.youtube.com/watch?v={row.id}"
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+    except ValueError:
+        good = False
+    if not good or len(url) > 2000 or not re.fullmatch(r"[!-~]+", url):
+        raise RefusedError(f"url {url[:80]!r}: only plain http:// and https:// addresses without a user name")
+    return url
+
+
+def plain_licence(text: str) -> str:
+    """A licence as it is compared: "CC BY 4.0", "cc-by" and YouTube's own phrase are all cc-by; nothing is unknown."""
+    text = " ".join(text.lower().split())
+    if text == YOUTUBE_LICENCE:
+        return "cc-by"
+    address = re.search(r"creativecommons\.org/licenses/([a-z-]+)", text)
+    return f"cc-{address[1]}" if address else re.sub(r"-\d\.\d$", "", re.sub(r"[ _]+", "-", text)) or UNKNOWN
+
+
+def licence_check(licences: Iterable[str]) -> Callable[[str], None]:
+    """A function that raises RefusedError for a licence that is not on the list."""
+    allowed = {plain_licence(text) for text in licences}
+
+    def check(licence: str) -> None:
+        if ANY not in allowed and plain_licence(licence) not in allowed:
+            raise RefusedError(f"licence {licence or UNKNOWN!r} is not among those allowed ({', '.join(sorted(allowed))})")
+
+    return check
+
+
+def fetch_row(row: FetchRow, folder: Path, settings: FetchSettings, pacer: Pacer) -> FetchRow:
+    """Fetch one line of the list into the folder, or say why not; what an earlier call settled is not asked again."""
+    done = Path(folder) / "state" / _key(row)[:2] / f"{_key(row)}.json"
+    earlier = read_json(done) if done.is_file() else None
+    if earlier and _settled(FetchRow(**earlier["row"]), earlier["stamp"], folder, settings):
+        return FetchRow(**earlier["row"])
+    partial = done.with_suffix(".part")
+    try:
+        found = retried(lambda: _download(row, folder, partial, settings, pacer), pacer)
+    except (RefusedError, TemporaryError) as error:
+        status = "refused" if isinstance(error, RefusedError) else "failed"
+        found = replace(row, status=status, message=" ".join(str(error).split())[:300])
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    write_json(done, {"row": asdict(found), "stamp": _stamp(settings)})
+    return found
+
+
+def _key(row: FetchRow) -> str:
+    return hashlib.sha256(f"{row.id}\n{row.url}\n{row.licence}".encode()).hexdigest()[:32]
+
+
+def _stamp(settings: FetchSettings) -> str:
+    return hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _settled(row: FetchRow, stamp: str, folder: Path, settings: FetchSettings) -> bool:
+    """Whether a row needs no new attempt: its file is there, or it was refused under the very same settings."""
+    if row.status != "fetched":
+        return row.status == "refused" and stamp == _stamp(settings)
+    try:
+        licence_check(settings.licences)(row.licence)
+    except RefusedError:
+        return False
+    return inside(folder, row.path).is_file()
+
+
+def _download(row: FetchRow, folder: Path, partial: Path, settings: FetchSettings, pacer: Pacer) -> FetchRow:
+    """One attempt, into `partial`, then checked and moved to its place by content."""
+    url, allow, licence = checked_url(row), licence_check(settings.licences), row.licence
+    require_free_space(folder, settings.limits.max_bytes)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    target = partial / "video"
+    youtube = urlsplit(url).hostname in YOUTUBE_HOSTS
+    if settings.via == "yt-dlp" or (settings.via == "auto" and youtube):
+        allow_found = lambda text: allow(text or row.licence)  # the site knows better than a list
+        site = "youtube" if youtube else "default"
+        licence = download_yt_dlp(url, target, settings.limits, pacer, allow_found, site) or row.licence
+    else:
+        allow(licence)
+        download_http(url, target, settings.limits, pacer)
+    suffix = check_video(target)
+    with open(target, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    path = f"videos/{digest[:2]}/{digest}{suffix}"
+    place = inside(folder, path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    target.replace(place)
+    return replace(row, path=path, sha256=digest, licence=licence, status="fetched", message="")
+
+
+def fetch_list(
+    rows: Sequence[FetchRow], folder: str | Path, settings: FetchSettings, pacer: Pacer | None = None, watch=iter
+) -> list[FetchRow]:
+    """Fetch all rows, one after the other, and write manifest.csv, also when interrupted. Returns its rows.
+
+    After settings.give_up_after failures in a row the rest is left for the next call.
+    """
+    folder, pacer, found, failures = Path(folder), pacer or Pacer(), list(rows), 0
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for index, row in enumerate(watch(rows)):
+            found[index] = fetch_row(row, folder, settings, pacer)
+            failures = failures + 1 if found[index].status == "failed" else 0
+            if failures == settings.give_up_after:
+                break
+    finally:
+        if found:
+            write_rows(folder / "manifest.csv", found)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0 when every line is settled, 2 when some should be tried again."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ss3d_lib.fetch", description="Fetch the videos of a list into a folder, politely.",
+        epilog="You answer for what you fetch: the site's terms (YouTube's forbid downloads without permission), each "
+        "video's licence, and the privacy of those it shows.",
+    )  # fmt: skip
+    limits, pacer = Limits(), Pacer(interval_s=5.0, bytes_per_s=2e6)
+    parser.add_argument("list", type=Path, help="CSV with the columns id, url, licence (youtube8m writes one)")
+    parser.add_argument("--out", type=Path, required=True, help="the folder; `curate: videos:` reads FOLDER/videos")
+    parser.add_argument("--licences", nargs="+", required=True, metavar="NAME",
+                        help="allowed, e.g. cc-by cc0; 'unknown' allows videos that state none, 'any' all")  # fmt: skip
+    parser.add_argument("--resolution-px", type=int, default=limits.resolution_px, help="short side asked for (default: %(default)s)")
+    parser.add_argument("--max-mb", type=float, default=limits.max_bytes / 1e6, help="largest file (default: %(default)s)")
+    parser.add_argument("--interval-s", type=float, default=pacer.interval_s, help="least time between videos (default: %(default)s)")
+    parser.add_argument("--rate-mb-s", type=float, default=pacer.bytes_per_s / 1e6, help="0: no limit (default: %(default)s)")
+    parser.add_argument("--via", choices=["auto", "http", "yt-dlp"], default="auto", help="auto: yt-dlp for YouTube, http for the rest")
+    options = parser.parse_args(arguments)
+    limits = Limits(resolution_px=options.resolution_px, max_bytes=int(options.max_mb * 1e6))
+    settings = FetchSettings(tuple(options.licences), limits, options.via)
+    try:
+        pacer = Pacer(options.interval_s, options.rate_mb_s * 1e6)
+        watch = lambda rows: progress(rows, label="fetching videos")
+        rows = fetch_list(read_list(options.list), options.out, settings, pacer, watch)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    counts = {status: sum(row.status == status for row in rows) for status in ("fetched", "refused", "failed")}
+    print(f"{options.out / 'manifest.csv'}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    return 2 if counts["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

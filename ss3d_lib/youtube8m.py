@@ -1,0 +1,229 @@
+"""YouTube-8M's own files: TFRecords of pseudo ids, labels and features, read without TensorFlow, to a list of videos.
+
+`python -m ss3d_lib.youtube8m train*.tfrecord --vocabulary vocabulary.csv --labels Car Vehicle --out list.csv` keeps the
+videos that have one of the labels and resolves their pseudo ids; `python -m ss3d_lib.fetch` then fetches the list.
+Format: Abu-El-Haija et al., "YouTube-8M" (arXiv 1609.08675), and https://research.google.com/youtube8m/download.html.
+Introduced in notebook 01.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import re
+import struct
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from tfrecord import example_pb2
+from tfrecord.reader import tfrecord_iterator
+
+from ss3d_lib.downloads import Pacer, RefusedError, TemporaryError, get_text, retried
+from ss3d_lib.files import atomic_write
+from ss3d_lib.progress import progress
+
+SERVER = "http://data.yt8m.org"  # its mapping is served without TLS only; the answer is checked, never executed
+PSEUDO_ID = re.compile(r"[A-Za-z0-9_-]{4}")
+VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+QUANTISED_RANGE = (-2.0, 2.0)  # of the PCA-whitened features that frame-level files store as bytes
+MAX_RECORD_BYTES = 64_000_000  # a frame-level record holds at most 300 s of 1152 bytes
+
+
+class RecordError(Exception):
+    """A file that is not a YouTube-8M TFRecord; the message names the file, the cause and the remedy."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One video. `id` is a pseudo id of 4 characters (release 2 and 3) or a YouTube id of 11 (release 1).
+
+    Video-level files have (1024,) and (128,) float32 in mean_rgb and mean_audio; frame-level files have (T,1024) and
+    (T,128) float32 in rgb and audio, one row per second. What a file does not hold is None. The test partition has no
+    labels.
+    """
+
+    id: str
+    labels: tuple[int, ...]
+    mean_rgb: np.ndarray | None = None
+    mean_audio: np.ndarray | None = None
+    rgb: np.ndarray | None = None
+    audio: np.ndarray | None = None
+
+
+def count_records(path: str | Path) -> int:
+    """Number of records, from their lengths alone. Raises RecordError for a cut or foreign file, naming the record."""
+    path, count = Path(path), 0
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        while file.tell() < size:
+            start, head = file.tell(), file.read(12)
+            length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else MAX_RECORD_BYTES + 1
+            if length > MAX_RECORD_BYTES or start + 16 + length > size:
+                raise RecordError(f"{path}: cut short or not a TFRecord file, at record {count}; download it again")
+            file.seek(start + 16 + length)  # length (8), its checksum (4), the record, its checksum (4)
+            count += 1
+    return count
+
+
+def read_entries(path: str | Path) -> Iterator[Entry]:
+    """Yield the entries of a video-level or a frame-level TFRecord file, one at a time.
+
+    A tf.Example is a tf.SequenceExample without sequences, byte for byte, so one parser reads both.
+    Raises RecordError before the first entry where the file is cut, and at a record that is no video.
+    """
+    count_records(path)  # the reader trusts lengths: a damaged one would ask for any amount of memory
+    for number, record in enumerate(tfrecord_iterator(str(path))):
+        try:
+            yield _entry(example_pb2.SequenceExample.FromString(bytes(record)))
+        except (DecodeError, ValueError) as error:
+            raise RecordError(f"{path}: record {number} is no YouTube-8M video ({error}); download it again") from error
+
+
+def _entry(record: example_pb2.SequenceExample) -> Entry:
+    context, sequences = record.context.feature, record.feature_lists.feature_list
+    names = [*context["id"].bytes_list.value, *context["video_id"].bytes_list.value]  # release 1 says video_id
+    name = names[0].decode("ascii", "replace") if names else ""
+    if not PSEUDO_ID.fullmatch(name) and not VIDEO_ID.fullmatch(name):
+        raise ValueError(f"id {name!r}")
+    means = {key: _floats(context[key]) for key in ("mean_rgb", "mean_audio")}
+    frames = {key: dequantise([f.bytes_list.value[0] for f in sequences[key].feature]) for key in ("rgb", "audio")}
+    return Entry(name, tuple(context["labels"].int64_list.value), **means, **frames)
+
+
+def _floats(feature: example_pb2.Feature) -> np.ndarray | None:
+    return np.array(feature.float_list.value, np.float32) if feature.float_list.value else None
+
+
+def dequantise(rows: Sequence[bytes]) -> np.ndarray | None:
+    """Stored bytes, one row per second, to float32 (T,D) in QUANTISED_RANGE, each the middle of its step; None if empty."""
+    if not rows:
+        return None
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError("rows of features differ in length")
+    low, high = QUANTISED_RANGE
+    codes = np.stack([np.frombuffer(row, np.uint8) for row in rows]).astype(np.float32)
+    return codes * np.float32((high - low) / 255) + np.float32((high - low) / 512 + low)
+
+
+def read_vocabulary(path: str | Path) -> dict[int, str]:
+    """Label numbers to names, from YouTube-8M's vocabulary.csv (columns Index, Name, ...)."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"Index", "Name"} <= set(rows[0]):
+        raise ValueError(f"{path}: no columns Index and Name; give YouTube-8M's vocabulary.csv")
+    return {int(row["Index"]): row["Name"] for row in rows}
+
+
+def label_numbers(labels: Iterable[str], vocabulary: dict[int, str]) -> frozenset[int]:
+    """Numbers of labels given as names (in any case) or as numbers. Raises ValueError for a name that is unknown."""
+    numbers = {name.casefold(): number for number, name in vocabulary.items()}
+    found = {label: int(label) if label.isdecimal() else numbers.get(label.casefold()) for label in labels}
+    unknown = [label for label, number in found.items() if number is None]
+    if unknown:
+        where = "the vocabulary" if vocabulary else "no vocabulary (--vocabulary vocabulary.csv)"
+        raise ValueError(f"labels {unknown}: not in {where}; give a name from its column Name, or a number")
+    return frozenset(found.values())
+
+
+def select(entries: Iterable[Entry], labels: frozenset[int] = frozenset()) -> Iterator[Entry]:
+    """The entries that have at least one of the labels; all of them where no label is asked for."""
+    return (entry for entry in entries if not labels or labels.intersection(entry.labels))
+
+
+class IdMap:
+    """Pseudo ids to YouTube ids, asked from the public mapping once each and remembered in a file.
+
+    Args:
+        path: a line `pseudo,youtube` per answer, appended as it comes; `?` stands for a video that is gone. A line
+            that an interruption cut is asked again.
+    """
+
+    def __init__(self, path: str | Path, server: str = SERVER, pacer: Pacer | None = None):
+        self.path, self.server, self.pacer = Path(path), server.rstrip("/"), pacer or Pacer()
+        lines = self.path.read_text(encoding="ascii").splitlines() if self.path.exists() else []
+        matches = (re.fullmatch(r"([A-Za-z0-9_-]{4}),([A-Za-z0-9_-]{11}|\?)", line) for line in lines)
+        self.known = {match[1]: match[2].strip("?") for match in matches if match}
+
+    def resolve(self, name: str) -> str:
+        """The YouTube id; "" where the mapping has none any more. Raises TemporaryError when the server fails."""
+        if VIDEO_ID.fullmatch(name):
+            return name
+        if name not in self.known:
+            self.known[name] = retried(lambda: self._ask(name), self.pacer)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="ascii") as file:
+                file.write(f"{name},{self.known[name] or '?'}\n")
+        return self.known[name]
+
+    def _ask(self, name: str) -> str:
+        try:
+            text = get_text(mapping_url(name, self.server), self.pacer)
+        except RefusedError:  # 403 and 404: the owner removed the video, and the mapping forgot it
+            return ""
+        return parse_mapping(text, name)
+
+
+def mapping_url(name: str, server: str = SERVER) -> str:
+    """Where the mapping of a pseudo id lies."""
+    if not PSEUDO_ID.fullmatch(name):
+        raise ValueError(f"{name!r} is no pseudo id: 4 letters, digits, '-' or '_'")
+    return f"{server}/2/j/i/{name[:2]}/{name}.js"
+
+
+def parse_mapping(text: str, name: str) -> str:
+    """The YouTube id in an answer `i("ABCD","videoid");`; "" for any other text, or for another pseudo id."""
+    match = re.fullmatch(r'\s*i\("([^"]*)","([^"]*)"\);?\s*', text)
+    return match[2] if match and match[1] == name and VIDEO_ID.fullmatch(match[2]) else ""
+
+
+def write_list(path: str | Path, entries: Iterable[Entry], ids: IdMap, vocabulary: dict[int, str]) -> tuple[int, int]:
+    """Write the CSV that fetch reads (id, url, licence, labels). Returns how many videos it lists and how many are gone."""
+    listed = gone = 0
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "url", "licence", "labels"])
+        for entry in entries:
+            video = ids.resolve(entry.id)
+            listed, gone = listed + bool(video), gone + (not video)
+            if video:
+                labels = "|".join(vocabulary.get(number, str(number)) for number in entry.labels)
+                writer.writerow([video, f"https://www.youtube.com/watch?v={video}", "", labels])
+    return listed, gone
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ss3d_lib.youtube8m", description="YouTube-8M TFRecords to a list of videos, for ss3d_lib.fetch.",
+        epilog="The TFRecords and vocabulary.csv come from https://research.google.com/youtube8m/download.html (CC BY 4.0).",
+    )  # fmt: skip
+    parser.add_argument("records", type=Path, nargs="+", help="TFRecord files, video-level or frame-level")
+    parser.add_argument("--out", type=Path, required=True, help="the CSV to write; OUT.ids keeps the resolved ids")
+    parser.add_argument("--labels", nargs="*", default=[], help="keep videos with one of these names or numbers")
+    parser.add_argument("--vocabulary", type=Path, help="vocabulary.csv, to give labels by name")
+    parser.add_argument("--max", type=int, default=0, help="stop after this many videos (default: all)")
+    parser.add_argument("--interval-s", type=float, default=0.5, help="least time between two requests (default: 0.5)")
+    parser.add_argument("--server", default=SERVER, help=f"serves the id mapping (default: {SERVER})")
+    options = parser.parse_args(arguments)
+    try:
+        vocabulary = read_vocabulary(options.vocabulary) if options.vocabulary else {}
+        wanted = label_numbers(options.labels, vocabulary)
+        found = (entry for path in options.records for entry in select(read_entries(path), wanted))
+        entries = [Entry(e.id, e.labels) for e in itertools.islice(found, options.max or None)]  # without the features
+        ids = IdMap(options.out.with_name(options.out.name + ".ids"), options.server, Pacer(options.interval_s))
+        listed, gone = write_list(options.out, progress(entries, label="resolving ids"), ids, vocabulary)
+    except (RecordError, TemporaryError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.out}: {listed} videos; {gone} more are no longer in the mapping")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
