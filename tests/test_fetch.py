@@ -1,0 +1,296 @@
+"""Fetching: what arrives is checked, what fails says why, nothing leaves the folder, and a second call asks nothing."""
+
+import csv
+import hashlib
+
+import numpy as np
+import pytest
+from loopback import Loopback, Page
+
+from ss3d_lib import fetch, video
+from ss3d_lib.downloads import Limits, Pacer, RefusedError, TemporaryError, check_video, download_http, retried
+from ss3d_lib.fetch import FetchRow, FetchSettings, fetch_list
+
+ANY = FetchSettings(("any",))
+
+
+class Clock:
+    """Time that passes only by sleeping."""
+
+    def __init__(self):
+        self.now_s, self.pauses = 0.0, []
+
+    def sleep(self, seconds):
+        self.now_s += seconds
+        self.pauses.append(seconds)
+
+
+def quick(**values) -> Pacer:
+    return Pacer(**{"interval_s": 0, "sleep": lambda seconds: None} | values)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A video of 4 s, 96 x 64, that cannot be compressed away."""
+    frames = np.random.default_rng(0).integers(0, 255, (40, 64, 96, 3)).astype(np.uint8)
+    return video.write_video(tmp_path_factory.mktemp("made") / "clip.mp4", frames, 10).read_bytes()
+
+
+@pytest.fixture
+def server(monkeypatch, clip):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Loopback() as server:
+        server.pages["/a.mp4"] = Page(clip)
+        yield server
+
+
+def files_of(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def one(server, folder, page, settings=ANY, pacer=None, row=None):
+    server.pages["/x.mp4"] = page
+    return fetch_list([row or FetchRow("x", server.url("/x.mp4"))], folder, settings, pacer or quick())[0]
+
+
+@pytest.mark.parametrize("via", ["http", "yt-dlp"])
+def test_happy_path(server, tmp_path, clip, via):
+    rows = [FetchRow("first", server.url("/a.mp4"), licence="CC BY 4.0"), FetchRow("same", server.url("/a.mp4"))]
+    found = fetch_list(rows, tmp_path / "out", FetchSettings(("cc-by", "unknown"), via=via), quick())
+    digest = hashlib.sha256(clip).hexdigest()
+    assert [row.status for row in found] == ["fetched", "fetched"], found
+    assert {row.path for row in found} == {f"videos/{digest[:2]}/{digest}.mp4"} and found[0].sha256 == digest
+    assert [row.licence for row in found] == ["CC BY 4.0", ""]
+    with open(tmp_path / "out" / "manifest.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == ["id", "url", "path", "sha256", "licence", "status", "message"] and len(lines) == 2
+    assert len(video.find_videos(tmp_path / "out" / "videos")) == 1  # what curate reads
+    assert not [name for name in files_of(tmp_path) if ".part" in name]
+
+
+@pytest.mark.parametrize("via", ["http", "yt-dlp"])
+def test_what_is_gone_is_refused_and_not_asked_again(server, tmp_path, via):
+    settings = FetchSettings(("any",), via=via)
+    row = one(server, tmp_path, Page(b"", "text/html", 404), settings)
+    assert row.status == "refused" and "404" in row.message
+    asked = len(server.asked)
+    assert one(server, tmp_path, Page(b"", "text/html", 404), settings) == row and len(server.asked) == asked
+
+
+@pytest.mark.parametrize("via", ["http", "yt-dlp"])
+def test_back_off(server, tmp_path, clip, via):
+    clock = Clock()
+    settings = FetchSettings(("any",), via=via)
+    row = one(server, tmp_path, Page(clip, fails=2), settings, Pacer(0, sleep=clock.sleep, clock=lambda: clock.now_s))
+    assert row.status == "fetched" and clock.pauses == [2, 4]
+    clock.pauses.clear()
+    row = one(server, tmp_path / "b", Page(clip, fails=99), settings, Pacer(0, sleep=clock.sleep, clock=lambda: clock.now_s))
+    assert row.status == "failed" and "503" in row.message and clock.pauses == [2, 4, 8]
+
+
+def test_the_server_may_ask_for_a_longer_pause(server, tmp_path, clip):
+    clock = Clock()
+    page = Page(clip, fails=2, fail_status=429, headers={"Retry-After": "30"})
+    assert one(server, tmp_path, page, pacer=Pacer(0, sleep=clock.sleep)).status == "fetched"
+    assert clock.pauses == [30, 30]
+    page = Page(clip, fails=1, headers={"Retry-After": "999999"})
+    one(server, tmp_path / "b", page, pacer=Pacer(0, sleep=clock.sleep))
+    assert clock.pauses[2:] == [600]
+
+
+@pytest.mark.parametrize("via", ["http", "yt-dlp"])
+def test_silence_is_a_timeout(server, tmp_path, clip, via):
+    settings = FetchSettings(("any",), Limits(silence_s=0.2), via)
+    row = one(server, tmp_path, Page(clip, wait_s=1.0), settings, quick(attempts=2))
+    assert row.status == "failed" and "timed out" in row.message.lower()
+
+
+def test_a_drip_is_noticed(server, tmp_path, clip):
+    settings = FetchSettings(("any",), Limits(silence_s=5, total_s=0.3))
+    row = one(server, tmp_path, Page(clip, drip_s=0.1), settings, quick(attempts=1))
+    assert row.status == "failed" and "too slow" in row.message
+
+
+@pytest.mark.parametrize("via", ["http", "yt-dlp"])
+@pytest.mark.parametrize("length", [True, False])
+def test_cut_downloads_fail_and_leave_nothing(server, tmp_path, clip, via, length):
+    row = one(server, tmp_path, Page(clip, short=len(clip) // 2, length=length), FetchSettings(("any",), via=via))
+    assert row.status == "failed" and row.path == "" and not list(tmp_path.rglob("*.mp4")), row
+    assert all(name == "manifest.csv" or name.startswith("state/") for name in files_of(tmp_path))
+    row = one(server, tmp_path, Page(clip), FetchSettings(("any",), via=via))
+    assert row.status == "fetched"  # a failure, unlike a refusal, is asked again
+
+
+def test_a_cut_tail_behind_a_whole_index_is_noticed(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (60, 64, 96, 3)).astype(np.uint8)
+    whole = video.write_video(tmp_path / "a.mkv", frames, 10).read_bytes()  # matroska: readable from the front
+    (tmp_path / "b").write_bytes(whole)
+    assert check_video(tmp_path / "b") == ".mkv"
+    (tmp_path / "b").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TemporaryError, match="truncated|cannot be decoded"):
+        check_video(tmp_path / "b")
+
+
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/json", "image/png", "application/vnd.apple.mpegurl"])
+def test_other_content_types_are_refused(server, tmp_path, clip, kind):
+    row = one(server, tmp_path, Page(clip, kind))
+    assert row.status == "refused" and kind.split(";")[0] in row.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>sorry</html>", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile /etc/passwd\n", b"", b"\x89PNG\r\n"],
+)
+def test_what_only_claims_to_be_a_video_is_never_decoded(server, tmp_path, body, monkeypatch):
+    monkeypatch.setattr(video, "probe", lambda path: pytest.fail("a decoder opened it"))
+    assert one(server, tmp_path, Page(body)).status == "refused"
+
+
+@pytest.mark.parametrize("via", ["http", "yt-dlp"])
+@pytest.mark.parametrize("length", [True, False])
+def test_size_cap(server, tmp_path, clip, via, length):
+    settings = FetchSettings(("any",), Limits(max_bytes=len(clip) - 1), via)
+    row = one(server, tmp_path, Page(clip, length=length), settings)
+    assert row.status == "refused" and "larger than" in row.message and not list(tmp_path.rglob("*.mp4"))
+
+
+TRICKS = ["../x", "/etc/passwd", "..", "$(touch pwned)", "a;touch pwned", "`id`", "-o", "a b", "a\x00b", "é", "x" * 65, "", "%(title)s/x", "C:\\x"]
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_ids_with_tricks(server, tmp_path, name):
+    before = files_of(tmp_path)
+    row = fetch_list([FetchRow(name, server.url("/a.mp4"))], tmp_path / "out", ANY, quick())[0]
+    if name == "-o":  # plain characters: it names nothing, so it does no harm
+        assert row.status == "fetched" and row.path.startswith("videos/")
+    else:
+        assert row.status == "refused" and "only letters" in row.message and not server.asked
+    assert all(path.startswith("out/") for path in files_of(tmp_path) if path not in before)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["file:///etc/passwd", "ftp://127.0.0.1/a", "http://", "https://user:pw@host/a", "http://host/a b", "--exec=id", "ytsearch:cat",
+     "javascript:1", "http://[bad/", "http://host/" + "a" * 2000, "http://host/é", "//host/a"],
+)  # fmt: skip
+@pytest.mark.parametrize("via", ["auto", "yt-dlp"])
+def test_urls_with_tricks(tmp_path, url, via):
+    row = fetch_list([FetchRow("x", url)], tmp_path, FetchSettings(("any",), via=via), quick())[0]
+    assert row.status == "refused" and "only plain http" in row.message
+
+
+def test_redirects_do_not_leave_http(server, tmp_path):
+    for target in ("file:///etc/passwd", "/x.mp4"):
+        row = one(server, tmp_path / target.strip("/")[:4], Page(b"", status=302, headers={"Location": target}))
+        assert row.status == "refused", row
+    row = one(server, tmp_path / "good", Page(b"", status=302, headers={"Location": "/a.mp4"}))
+    assert row.status == "fetched"
+
+
+def test_a_server_names_no_file(server, tmp_path, clip):
+    page = Page(clip, headers={"Content-Disposition": 'attachment; filename="../../pwned.sh"'})
+    for via in ("http", "yt-dlp"):
+        row = one(server, tmp_path / via, page, FetchSettings(("any",), via=via))
+        assert row.status == "fetched" and row.path.startswith("videos/")
+    assert not list(tmp_path.parent.rglob("*pwned*"))
+
+
+@pytest.mark.parametrize("via", ["http", "yt-dlp"])
+def test_resume_fetches_nothing_again(server, tmp_path, clip, via):
+    rows = [FetchRow(str(i), server.url(f"/{i}.mp4")) for i in range(4)]
+    server.pages |= {f"/{i}.mp4": Page(clip + bytes(i)) for i in range(4)}
+
+    def interrupted(items):
+        for index, item in enumerate(items):
+            if index == 2:
+                raise KeyboardInterrupt
+            yield item
+
+    settings = FetchSettings(("any",), via=via)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_list(rows, tmp_path, settings, quick(), interrupted)
+    with open(tmp_path / "manifest.csv") as file:
+        assert [line["status"] for line in csv.DictReader(file)] == ["fetched", "fetched", "failed", "failed"]
+    server.asked.clear()
+    first = fetch_list(rows, tmp_path, settings, quick())
+    assert {path for path in server.asked} == {"/2.mp4", "/3.mp4"} and all(row.status == "fetched" for row in first)
+    server.asked.clear()
+    text = (tmp_path / "manifest.csv").read_bytes()
+    assert fetch_list(rows, tmp_path, settings, quick()) == first and not server.asked
+    assert (tmp_path / "manifest.csv").read_bytes() == text
+    (tmp_path / first[1].path).unlink()  # somebody removed one
+    assert fetch_list(rows, tmp_path, settings, quick()) == first and set(server.asked) == {"/1.mp4"}
+
+
+def test_licences(server, tmp_path):
+    rows = [FetchRow(str(i), server.url("/a.mp4"), licence=text) for i, text in enumerate(["CC BY 4.0", "cc0", "CC BY-NC", ""])]
+    statuses = lambda *licences: [row.status for row in fetch_list(rows, tmp_path, FetchSettings(licences), quick())]
+    assert statuses("cc-by") == ["fetched", "refused", "refused", "refused"]
+    assert statuses("CC0", "unknown") == ["refused", "fetched", "refused", "fetched"]  # other settings, other answer
+    assert statuses("any") == ["fetched"] * 4
+    same = ["Creative Commons Attribution license (reuse allowed)", "https://creativecommons.org/licenses/by/4.0/", "CC_BY"]
+    assert {fetch.plain_licence(text) for text in same} == {"cc-by"}
+
+
+def test_the_licence_that_the_site_states_counts_and_comes_before_the_download(server, tmp_path, monkeypatch):
+    import yt_dlp
+
+    plain = yt_dlp.extractor.generic.GenericIE._real_extract
+    stated = lambda self, url: plain(self, url) | {"license": "All rights reserved"}
+    monkeypatch.setattr(yt_dlp.extractor.generic.GenericIE, "_real_extract", stated)
+    monkeypatch.setattr(yt_dlp.YoutubeDL, "dl", lambda *_, **__: pytest.fail("it was downloaded"))
+    row = FetchRow("x", server.url("/a.mp4"), licence="cc-by")  # the list is wrong
+    found = fetch_list([row], tmp_path, FetchSettings(("cc-by",), via="yt-dlp"), quick())[0]
+    assert found.status == "refused" and "All rights reserved" in found.message
+
+
+def test_rate_limits(server, tmp_path, clip):
+    clock = Clock()
+    pacer = Pacer(5, 1000, sleep=clock.sleep, clock=lambda: clock.now_s)
+    for name in ("one", "two", "three"):
+        download_http(server.url("/a.mp4"), tmp_path / name, Limits(total_s=1e9), pacer)
+    assert clock.now_s == pytest.approx(3 * len(clip) / 1000)  # longer than the interval, so only the rate counts
+    clock = Clock()
+    pacer = Pacer(5, sleep=clock.sleep, clock=lambda: clock.now_s)
+    for name in ("one", "two", "three"):
+        download_http(server.url("/a.mp4"), tmp_path / name, Limits(), pacer)
+    assert clock.pauses == [5, 5]
+
+
+def test_it_gives_up_when_nothing_comes(server, tmp_path):
+    rows = [FetchRow(str(i), server.url("/a.mp4")) for i in range(6)]
+    server.pages["/a.mp4"] = Page(status=500)
+    found = fetch_list(rows, tmp_path, FetchSettings(("any",), give_up_after=2), quick(attempts=1))
+    assert len(server.asked) == 2 and "500" in found[1].message and "not tried yet" in found[2].message
+
+
+def test_retried_raises_the_last_error_and_passes_refusals():
+    def refuse():
+        calls.append(1)
+        raise RefusedError("no")
+
+    calls = []
+    with pytest.raises(RefusedError):
+        retried(refuse, quick())
+    assert len(calls) == 1
+    with pytest.raises(ValueError, match="attempts"):
+        retried(lambda: 1, quick(attempts=0))
+
+
+def test_command_line(server, tmp_path, clip, capsys):
+    (tmp_path / "list.csv").write_text(
+        f"id,url,licence,labels\none,{server.url('/a.mp4')},cc-by,Car\none,{server.url('/a.mp4')},cc-by,Car\n"
+        f"../two,{server.url('/a.mp4')},cc-by,\nno-url,,,\n"
+    )
+    command = [str(tmp_path / "list.csv"), "--out", str(tmp_path / "out"), "--interval-s", "0", "--licences", "cc-by"]
+    assert fetch.main(command) == 0
+    assert "1 fetched, 2 refused, 0 failed" in capsys.readouterr().out and server.asked == ["/a.mp4"]
+    with pytest.raises(SystemExit):  # the licences have no default
+        fetch.main(command[:-2])
+    (tmp_path / "bad.csv").write_text("http://host/a.mp4\n")
+    assert fetch.main([str(tmp_path / "bad.csv"), *command[1:]]) in (0, 1)
+    (tmp_path / "bad.csv").write_text("video\nhttp://host/a.mp4\n")
+    assert fetch.main([str(tmp_path / "bad.csv"), *command[1:]]) == 1 and "no column id" in capsys.readouterr().err
+    (tmp_path / "list.csv").write_text(f"id,url\nthree,{server.url('/b.mp4')}\n")
+    server.pages["/b.mp4"] = Page(clip, fails=1)
+    assert fetch.main([*command[:-1], "any"]) == 0  # after a real pause of 2 s
