@@ -135,6 +135,32 @@ shutil.rmtree(work)  # everything is in results/curate now
 metrics
 
 # %% [markdown]
+# ## From YouTube-8M to a folder of videos
+# The paper's videos are those of [YouTube-8M](https://research.google.com/youtube8m/download.html). Its TFRecords hold no
+# pictures: per video an anonymous id of four characters, label numbers, and features. Two commands lead from them to a folder
+# that `videos` may name (`FOLDER/videos`); this notebook runs neither, for both need the network:
+#
+# ```
+# python -m ss3d_lib.youtube8m train*.tfrecord --vocabulary vocabulary.csv --labels Car Train --out list.csv
+# python -m ss3d_lib.fetch list.csv --out FOLDER --licences cc-by
+# ```
+#
+# 1. The first keeps the videos with one of the labels (names or numbers) and asks the data set's public mapping, once
+#    for each, which video an id stands for. Videos that their owners removed have no answer, and are left out.
+# 2. The second fetches line by line: 480 px on the short side, without sound, one request per 5 s, 2 MB/s, a growing pause
+#    after each failure. A file is named by the hash of its content, after its type, length, first bytes and last frame
+#    were checked. `FOLDER/manifest.csv` says of every line `fetched`, `refused` (final, with the reason) or `failed` (the
+#    same command tries it again). A list of your own works too: a CSV with `id,url,licence`, where `url` may be any video file.
+#
+# **Predict:** why does nothing in the list, neither an id nor a URL, ever become part of a file name or of a shell command?
+#
+# **What you answer for.** YouTube's terms forbid downloads without its permission or the owner's; the licence of the
+# TFRecords (CC BY 4.0) does not cover the videos; people in them have rights of their own, and deletion requests reach you
+# as well. Hence `--licences` has no default: `cc-by` takes what its owner gave away, `unknown` takes videos that state
+# nothing, which on YouTube means that all rights are reserved. Do not pass the videos on. YouTube also changes often: a
+# recent yt-dlp, and for some videos a JavaScript runtime (see yt-dlp's own pages), may be needed.
+
+# %% [markdown]
 # ## Recap
 # - A dissolve lies on the line between two pictures; a camera movement does not.
 # - Times, not frame numbers, are what videos agree on.

@@ -224,7 +224,7 @@ def _yt_dlp_error(error: Exception) -> Exception:
             return type(_status_error(link.status))(text)
         if isinstance(link, TransportError) or "not a bot" in str(link):  # YouTube's words for: you ask too often
             return TemporaryError(text)
-        expected = expected or getattr(link, "expected", False)
+        expected = expected or getattr(link, "expected", False) or "No suitable extractor" in str(link)
         link = getattr(link, "cause", None) or (getattr(link, "exc_info", None) or (None, None))[1] or link.__cause__
     return RefusedError(text) if expected else TemporaryError(text)
 

@@ -244,6 +244,18 @@ def test_the_licence_that_the_site_states_counts_and_comes_before_the_download(s
     assert found.status == "refused" and "All rights reserved" in found.message
 
 
+@pytest.mark.parametrize("url", ["https://www.youtube.com/playlist?list=PL0123456789", "https://youtu.be/", "https://youtube.com/@a"])
+def test_playlists_and_channels_are_no_videos(tmp_path, url):
+    row = fetch_list([FetchRow("x", url)], tmp_path, ANY, quick())[0]
+    assert row.status == "refused" and "No suitable extractor" in row.message  # offline: the URL alone tells
+
+
+def test_youtube_in_trouble_is_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # nobody listens there
+    row = fetch_list([FetchRow("aaaaaaaaaa1", "")], tmp_path, ANY, quick(attempts=1))[0]
+    assert row.status == "failed" and "[youtube] aaaaaaaaaa1" in row.message
+
+
 def test_rate_limits(server, tmp_path, clip):
     clock = Clock()
     pacer = Pacer(5, 1000, sleep=clock.sleep, clock=lambda: clock.now_s)
