@@ -12,8 +12,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -198,7 +199,7 @@ def curate_to(path: Path, name: str, folder: Path, settings: CurateSettings) -> 
 
     A folder whose video.json was made from the same file with the same settings is left as it is.
     """
-    home, stamp = Path(folder) / name, _stamp(path, settings)
+    home, stamp = Path(folder) / name, source_stamp(path, settings)
     done = home / "video.json"
     if done.is_file() and read_json(done).get("stamp") == stamp:
         return home
@@ -213,24 +214,27 @@ def curate_to(path: Path, name: str, folder: Path, settings: CurateSettings) -> 
     return home
 
 
-def _stamp(path: Path, settings: CurateSettings) -> str:
+def source_stamp(path: Path, settings: CurateSettings) -> str:
+    """Changes when the file, the settings or the way in which shots are made do: 16 hex digits."""
     stat = path.stat() if path.exists() else None
     facts = [VERSION, path.as_posix(), stat and stat.st_size, stat and stat.st_mtime_ns, asdict(settings)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def curate_videos(
-    paths: Sequence[Path], out: Path, work: Path, settings: CurateSettings = DEFAULTS, workers: int = 2, watch=iter
+    paths: Sequence[Path], out: Path, work: Path, settings: CurateSettings = DEFAULTS, workers: int = 2, watch=iter,
+    backend: str = "processes",
 ) -> list[ShotRow]:
     """Curate the videos `paths` into `out`: shots.csv and frames/SHOT.npy. Returns the rows, sorted.
 
     Args:
         work: where finished videos wait; after an interruption the next call goes on from there.
         watch: wraps the iterable of finished videos, e.g. a progress display.
+        backend: "processes", or "ray" for a cluster (`work` must then lie on a disk that all nodes share).
     """
     names = shot_names(paths)
     jobs = [(path, name, Path(work), settings) for path, name in names.items()]
-    for (path, name, *_), _, error in watch(run_jobs(curate_to, jobs, workers)):
+    for (path, name, *_), _, error in watch(run_jobs(curate_to, jobs, workers, backend)):
         if error:
             record = {"row": asdict(_failed(path, name, 0, error, 0.0, 0.0).row), "hashes": []}
             (Path(work) / name).mkdir(parents=True, exist_ok=True)
@@ -258,12 +262,14 @@ def assemble(names: Sequence[str], work: Path, out: Path, settings: CurateSettin
     return rows
 
 
-def write_rows(path: Path, rows: Sequence) -> None:
-    """Dataclass rows as CSV, whole or not at all."""
+def write_rows(path: Path, rows: Iterable) -> None:
+    """Dataclass rows of one kind as CSV, whole or not at all; they are written as they come. At least one is needed."""
+    rows = iter(rows)
+    first = next(rows)
     with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(rows[0])], lineterminator="\n")
+        writer = csv.DictWriter(file, [f.name for f in fields(first)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        writer.writerows(asdict(row) for row in chain([first], rows))
 
 
 def read_rows(path: Path) -> list[ShotRow]:

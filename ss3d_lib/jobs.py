@@ -1,45 +1,72 @@
-"""One function over many files in several processes; a file that fails or crashes never stops the others."""
+"""One function over many files: here, in several processes, or on a Ray cluster; a bad file never stops the others.
+
+On Ray (extra `cluster`) a job is a task that is repeated elsewhere when its worker or its node dies. Results come back to
+the one process that asked, which alone writes: a death costs the file that was being read, and nothing is half written.
+`RAY_ADDRESS=head:6379` (or `auto`) joins a running cluster, whose nodes must see the files under the same path;
+without it Ray runs on this machine alone.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import Any
 
 import cv2
 
+BACKENDS = ("processes", "ray")
+REPEATS = 2  # times that Ray repeats a job whose worker died: a file that kills three is to blame itself
+AHEAD = 2  # jobs handed out per core: enough to keep it busy, few enough that a list of millions stays a list
+STORE_BYTES = 256 << 20  # Ray's shared memory on this machine: results are rows, frames stay in the worker
 
-def run_jobs(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[tuple[tuple, Any, str]]:
-    """Call function(*job) for every job in spawned processes (decord does not survive a fork).
+
+def run_jobs(
+    function: Callable, jobs: Sequence[tuple], workers: int, backend: str = "processes"
+) -> Iterator[tuple[tuple, Any, str]]:
+    """Call function(*job) for every job, in `workers` processes here, or on Ray's cores (`workers` of them here).
 
     Yields (job, result, error) as jobs finish; error is "" when all went well, else the result is None. The first
-    element of a job names it in errors. A job that kills its process is tried once more alone, and then given up
-    with a reason; the others go on.
+    element of a job names it in errors. A job that kills its process is tried again alone, and then given up
+    with a reason; the others go on. One worker without Ray runs in this process.
+
+    Raises:
+        ValueError: an unknown backend. ModuleNotFoundError: Ray is asked for and not installed.
     """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+    if backend == "ray":
+        return _on_ray(function, jobs, workers)
     if workers <= 1 or len(jobs) <= 1:
-        yield from ((job, *_attempt(function, job)) for job in jobs)
-        return
+        return ((job, *_attempt(function, job)) for job in jobs)
+    return _in_processes(function, jobs, workers)
+
+
+def _in_processes(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[tuple[tuple, Any, str]]:
     waiting = dict(enumerate(jobs))
     with _pool(min(workers, len(jobs))) as pool:
         futures = {pool.submit(_attempt, function, job): i for i, job in waiting.items()}
-        for future in as_completed(futures):
+        for future in as_completed(list(futures)):
+            number = futures.pop(future)  # a finished future holds its result: let go of it
             try:
                 result = future.result()
             except BrokenProcessPool:
                 continue
-            yield (waiting.pop(futures[future]), *result)
+            yield (waiting.pop(number), *result)
     for job in waiting.values():
         with _pool(1) as pool:
             try:
                 result = pool.submit(_attempt, function, job).result()
             except BrokenProcessPool:
-                result = None, f"{job[0]}: reading it crashed the process; convert it with another program or remove it"
+                result = None, _crashed(job)
         yield (job, *result)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
+    # spawned, because decord does not survive a fork
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,))
 
 
@@ -48,3 +75,59 @@ def _attempt(function: Callable, job: tuple) -> tuple[Any, str]:
         return function(*job), ""
     except Exception as error:  # one bad file must not stop the rest: the reason goes into its row
         return None, f"{job[0]}: {type(error).__name__}: {error}"
+
+
+def _crashed(job: tuple) -> str:
+    return f"{job[0]}: reading it crashed the process; convert it with another program or remove it"
+
+
+def _on_ray(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[tuple[tuple, Any, str]]:
+    ray = _ray()
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(**_where(workers))
+    try:
+        yield from _ray_results(ray, function, iter(jobs))
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _ray_results(ray, function: Callable, waiting: Iterator[tuple]) -> Iterator[tuple[tuple, Any, str]]:
+    task = ray.remote(num_cpus=1, max_retries=REPEATS)(ray_attempt)
+    shared = ray.put(function)
+    ahead = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    flying = {task.remote(shared, job): job for job in islice(waiting, ahead)}
+    while flying:
+        (done,), _ = ray.wait(list(flying), num_returns=1)
+        job = flying.pop(done)
+        try:
+            result = ray.get(done)
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):  # each time
+            result = None, _crashed(job)
+        except ray.exceptions.RayError as error:  # e.g. a node without this project
+            result = None, f"{job[0]}: {type(error).__name__}: {error}"
+        flying.update((task.remote(shared, more), more) for more in islice(waiting, 1))
+        yield (job, *result)
+
+
+def ray_attempt(function: Callable, job: tuple) -> tuple[Any, str]:
+    """What a Ray task does: the job, with one thread, for there is a task on every core."""
+    cv2.setNumThreads(1)
+    return _attempt(function, job)
+
+
+def _ray():
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("Ray is not installed: pip install -e '.[cluster]', or leave --backend ray out") from error
+    return ray
+
+
+def _where(workers: int) -> dict[str, Any]:
+    quiet = {"log_to_driver": False, "logging_level": "error"}
+    if os.environ.get("RAY_ADDRESS"):
+        return quiet  # ray.init reads the address itself
+    return {"num_cpus": max(1, workers), "include_dashboard": False, "object_store_memory": STORE_BYTES, **quiet}

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ss3d_lib import flow, signal, video
-from ss3d_lib.curation import DEFAULTS, CurateSettings, ShotRow, curate_video, shot_names, write_rows
+from ss3d_lib.curation import DEFAULTS, CurateSettings, ShotRow, curate_video, shot_names, source_stamp, write_rows
+from ss3d_lib.duplicates import DuplicateIndex
 from ss3d_lib.files import atomic_write, read_json, write_json
-from ss3d_lib.jobs import run_jobs
+from ss3d_lib.jobs import BACKENDS, run_jobs
+from ss3d_lib.journal import Journal
 from ss3d_lib.progress import progress
 
+VERSION = 1  # change it when scores change: videos scored by another version are scored again
 
 @dataclass(frozen=True)
 class ScoreRow:
@@ -57,16 +61,53 @@ def score_row(row: ShotRow, frames: np.ndarray | None, min_score: float = signal
 
 def score_video(path: Path, name: str = "", settings: CurateSettings = DEFAULTS) -> list[ScoreRow]:
     """The rows of one video, straight from the file."""
-    return [score_row(shot.row, shot.frames) for shot in curate_video(path, settings, name)]
+    return [row for row, _ in score_and_hash(path, name, settings)]
 
 
-def score_folder(folder: Path, workers: int = 2, watch=iter) -> list[ScoreRow]:
-    """The rows of every video under a folder (or of one video), sorted by shot."""
-    jobs = list(shot_names(video.find_videos(folder)).items())
-    rows: list[ScoreRow] = []
-    for (path, name), result, error in watch(run_jobs(score_video, jobs, workers)):
-        rows += result or [ScoreRow(Path(path).as_posix(), f"{name}_s00", 0.0, 0.0, 0.0, 1, error, 0)]
-    return sorted(rows, key=lambda row: (row.video, row.start_s))
+def score_and_hash(path: Path, name: str, settings: CurateSettings) -> list[tuple[ScoreRow, np.ndarray]]:
+    """The rows of one video, each with the perceptual hashes of its shot: what duplicates are told by."""
+    return [(score_row(shot.row, shot.frames), shot.hashes) for shot in curate_video(path, settings, name)]
+
+
+def score_folder(
+    folder: Path, out: Path, workers: int = 2, watch=iter, backend: str = "processes", settings: CurateSettings = DEFAULTS
+) -> Counter:
+    """Score every video under a folder (or one video) into the CSV `out`: a row per shot, in order of path and time.
+
+    Finished videos are kept in `out`.journal: a run that was stopped goes on, and one of which nothing has changed does
+    nothing. The text of `out` depends on the videos alone, not on who scored them, in which order, and who died.
+
+    Args:
+        watch: wraps the iterable of finished videos. backend: see `jobs.run_jobs`.
+
+    Returns counts: videos, new (scored by this call), shots, kept, duplicates.
+    """
+    out = Path(out)
+    names = shot_names(video.find_videos(folder))
+    with Journal(out.with_name(f"{out.name}.journal")) as journal:
+        stamps = {name: f"{VERSION}-{source_stamp(path, settings)}" for path, name in names.items()}
+        jobs = [(path, name, settings) for path, name in names.items() if not journal.holds(name, stamps[name])]
+        for (path, name, _), found, error in watch(run_jobs(score_and_hash, jobs, workers, backend)):
+            lost = ScoreRow(path.as_posix(), f"{name}_s00", 0.0, 0.0, 0.0, 1, error, 0)
+            shots = [(lost, np.zeros(0, np.uint64))] if error else found
+            stamp = "" if error else stamps[name]  # what failed by surprise (out of memory, a dead node) is tried again next time
+            journal.add(name, stamp, [[asdict(row), hashes.tolist()] for row, hashes in shots])
+        counts = Counter(videos=len(names), new=len(jobs))
+        write_rows(out, _without_twins(journal, names.values(), settings.duplicate_bits, counts))
+    return counts
+
+
+def _without_twins(journal: Journal, names: Iterable[str], max_bits: int, counts: Counter) -> Iterator[ScoreRow]:
+    """The rows of the journal in the order of names; a shot that an earlier video shows too is not kept."""
+    index = DuplicateIndex(max_bits)
+    for name in names:
+        for values, hashes in journal.get(name):
+            row = ScoreRow(**values)
+            twin = row.kept and index.find_or_add(row.shot, name, np.array(hashes, np.uint64))
+            if twin:
+                row = replace(row, kept=0, reason=f"duplicate of {twin}")
+            counts.update(shots=1, kept=row.kept, duplicates=bool(twin))
+            yield row
 
 
 def score_shots(
@@ -129,17 +170,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ss3d_lib.score", description="Multi-view signal score of videos.")
     parser.add_argument("videos", type=Path, help="a video, or a folder that holds videos at any depth")
     parser.add_argument("--out", type=Path, required=True, help="the CSV to write: a row per shot")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--workers", type=int, default=2, help="processes, or cores for Ray (default: 2)")
+    parser.add_argument("--backend", choices=BACKENDS, default="processes", help="ray: a cluster, named by RAY_ADDRESS")
     options = parser.parse_args(arguments)
     try:
-        total = len(video.find_videos(options.videos))
-        rows = score_folder(options.videos, options.workers, lambda jobs: progress(jobs, total, "scoring videos"))
-        write_rows(options.out, rows)
-    except (video.VideoError, OSError) as error:
+        watch = lambda jobs: progress(jobs, label="scoring videos")
+        counts = score_folder(options.videos, options.out, options.workers, watch, options.backend)
+    except (video.VideoError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    kept = sum(row.kept for row in rows)
-    print(f"{options.out}: {len(rows)} shots of {total} videos, {kept} with a multi-view signal")
+    print("{shots} shots of {videos} videos, {kept} with a multi-view signal, {duplicates} duplicates".format_map(counts))
+    print(f"{options.out}: {counts['new']} videos scored now, the others before")
     return 0
 
 
