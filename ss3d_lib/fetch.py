@@ -7,6 +7,8 @@ two may be empty or absent) and writes
     FOLDER/manifest.csv           a row per line of the list: id, url, path, sha256, licence, status, message
     FOLDER/state/                 a small file per finished line: the same command goes on where it was stopped
 
+Run one process per folder: the pace is kept per process, and a second one would double it.
+
 You answer for what you fetch: the terms of the site (YouTube's forbid downloads without permission), the licence of
 each video, and the privacy of the people in it. So the licences must be named; there is no default.
 Introduced in notebook 01.

@@ -2,6 +2,9 @@
 
 import csv
 import hashlib
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -220,6 +223,29 @@ def test_resume_fetches_nothing_again(server, tmp_path, clip, via):
     assert (tmp_path / "manifest.csv").read_bytes() == text
     (tmp_path / first[1].path).unlink()  # somebody removed one
     assert fetch_list(rows, tmp_path, settings, quick()) == first and set(server.asked) == {"/1.mp4"}
+
+
+def test_a_killed_run_goes_on_and_ends_like_an_undisturbed_one(server, tmp_path, clip):
+    server.pages |= {f"/{i}.mp4": Page(clip + bytes(i)) for i in range(3)}
+    server.pages["/1.mp4"].wait_s = 60  # it is killed while it waits for the second file
+    text = "id,url\n" + "".join(f"v{i},{server.url(f'/{i}.mp4')}\n" for i in range(3))
+    (tmp_path / "list.csv").write_text(text)
+    command = [sys.executable, "-m", "ss3d_lib.fetch", tmp_path / "list.csv", "--out", tmp_path / "a"]
+    process = subprocess.Popen([*command, "--interval-s", "0", "--licences", "any"])
+    deadline_s = time.monotonic() + 60
+    while "/1.mp4" not in server.asked and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert server.asked == ["/0.mp4", "/1.mp4"]
+    server.pages["/1.mp4"].wait_s = 0
+    for name, asked in (("a", ["/1.mp4", "/2.mp4"]), ("b", ["/0.mp4", "/1.mp4", "/2.mp4"])):
+        server.asked.clear()
+        fetch_list(fetch.read_list(tmp_path / "list.csv"), tmp_path / name, ANY, quick())
+        assert server.asked == asked
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+    made = [name for name in files_of(tmp_path / "a") if not name.startswith("state/")]
+    assert len(made) == 4 and all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in made)
 
 
 def test_licences(server, tmp_path):
