@@ -24,7 +24,7 @@ def content_box(frames: np.ndarray, max_samples: int = 12) -> tuple[int, int, in
     or bars that would leave less than a fifth of it, are left alone.
     """
     sample = frames[np.linspace(0, len(frames) - 1, min(len(frames), max_samples)).astype(int)]
-    brightest = sample.max(axis=(0, 3))
+    brightest = np.maximum.reduce(cv2.split(sample.max(axis=0)))
     height, width = brightest.shape
     y0, y1 = _bright_span(np.quantile(brightest, 0.9, axis=1))
     x0, x1 = _bright_span(np.quantile(brightest[y0:y1], 0.9, axis=0))
@@ -51,7 +51,7 @@ def overlay_mask(frames: np.ndarray, max_samples: int = 16) -> np.ndarray:
     All False where the shot does not move enough to tell.
     """
     sample = frames[np.linspace(0, len(frames) - 1, min(len(frames), max_samples)).astype(int)]
-    luma = sample.astype(np.float32).mean(-1)
+    luma = (sample[..., 0].astype(np.float32) + sample[..., 1] + sample[..., 2]) / 3
     spread = luma.std(0)
     mean = cv2.GaussianBlur(luma.mean(0), (3, 3), 0)
     slope = np.hypot(cv2.Sobel(mean, cv2.CV_32F, 1, 0), cv2.Sobel(mean, cv2.CV_32F, 0, 1)) / 8

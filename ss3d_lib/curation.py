@@ -114,7 +114,8 @@ def paced(chunks: Iterator[tuple[np.ndarray, np.ndarray]], max_fps: float) -> It
             if time_s - last_s >= (step - 0.5) * interval_s:
                 keep.append(i)
                 last_s = time_s
-        yield frames[keep], times_s[keep], number + np.array(keep, int)
+        kept = slice(None) if len(keep) == len(frames) else keep  # no copy where nothing is dropped
+        yield frames[kept], times_s[kept], number + np.array(keep, int)
         number += len(frames)
 
 
@@ -122,29 +123,60 @@ def _continuous(path: Path, settings: CurateSettings) -> Iterator[tuple[np.ndarr
     """The continuous pieces of a video, windowed to max_frames: (frames, times_s, numbers), in decoding size."""
     chunks = paced(video.read_chunks(path, DECODE_SHORT_SIDE_PX), settings.max_fps)
     block = 3 * settings.max_frames + LOOK_AHEAD
-    held: list[np.ndarray] | None = None
+    held = _Held()
     for chunk in chunks:
-        held = list(chunk) if held is None else [np.concatenate(pair) for pair in zip(held, chunk)]
-        while len(held[0]) >= block:
-            ranges = shots.shot_ranges(shots.tiny(held[0]))
-            safe = len(held[0]) - LOOK_AHEAD
+        held.add(*chunk)
+        while len(held.small) >= block:
+            ranges = shots.shot_ranges(held.small)
+            safe = len(held.small) - LOOK_AHEAD
             done = [r for r in ranges if r[1] <= safe]
             if not done or ranges[-1][0] < safe - settings.max_frames:  # one shot fills the block: window it
                 start = done[-1][1] if done else ranges[-1][0] if ranges else 0
                 done += [(start, start + settings.max_frames)]
-            for piece in _windows(done, settings.max_frames):
-                yield tuple(array[piece] for array in held)
-            held = [array[done[-1][1] :] for array in held]
-    if held is not None and len(held[0]) >= 2:
-        for piece in _windows(shots.shot_ranges(shots.tiny(held[0])), settings.max_frames):
-            yield tuple(array[piece] for array in held)
+            yield from (held.piece(*window) for window in _windows(done, settings.max_frames))
+            held.forget(done[-1][1])
+    if len(held.small) >= 2:
+        yield from (held.piece(*window) for window in _windows(shots.shot_ranges(held.small), settings.max_frames))
 
 
-def _windows(ranges: Sequence[tuple[int, int]], max_frames: int) -> Iterator[slice]:
+class _Held:
+    """Frames that are not yet given out, as they came: joining large frames anew with every chunk would cost more than
+    decoding them. `small` (T,72,128,3) are their small pictures."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[np.ndarray, ...]] = []
+        self.small = np.zeros((0, *shots.TINY, 3), np.uint8)
+
+    def add(self, frames: np.ndarray, times_s: np.ndarray, numbers: np.ndarray) -> None:
+        if len(frames):
+            self.parts.append((frames, times_s, numbers))
+            self.small = np.concatenate([self.small, shots.tiny(frames)])
+
+    def piece(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(frames, times_s, numbers) of the frames start..end."""
+        found, place = [], 0
+        for part in self.parts:
+            window = slice(max(start - place, 0), max(end - place, 0))
+            found.append(tuple(array[window] for array in part))
+            place += len(part[0])
+        found = [part for part in found if len(part[0])]
+        return found[0] if len(found) == 1 else tuple(np.concatenate(arrays) for arrays in zip(*found))
+
+    def forget(self, count: int) -> None:
+        """Drop the first `count` frames."""
+        self.small = self.small[count:]
+        while count and self.parts:
+            part = self.parts.pop(0)
+            if len(part[0]) > count:
+                self.parts.insert(0, tuple(array[count:] for array in part))
+            count = max(0, count - len(part[0]))
+
+
+def _windows(ranges: Sequence[tuple[int, int]], max_frames: int) -> Iterator[tuple[int, int]]:
     for start, end in ranges:
         parts = -(-(end - start) // max_frames)
         edges = np.linspace(start, end, parts + 1).astype(int)
-        yield from (slice(a, b) for a, b in zip(edges[:-1], edges[1:]))
+        yield from zip(edges[:-1].tolist(), edges[1:].tolist())
 
 
 def _make_shot(info, name, index, frames, times_s, numbers, settings: CurateSettings) -> Shot:

@@ -23,7 +23,7 @@ class Journal:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.places: dict[str, tuple[str, int]] = {}
-        self.file = open(self.path, "a+b") 
+        self.file = open(self.path, "a+b")
         self._read()
 
     def _read(self) -> None:

@@ -18,6 +18,7 @@ STILL_PX = 0.35  # below, a point has not moved: the noise of flow on still pict
 MOVING_PX = 1.0  # above, a point of a still background does move
 PLANE_PX, PLANE_SHARE = 0.7, 0.02  # off the plane: farther from the homography than this, and than this share of the flow
 CELLS = 4  # the picture in 4 x 4 cells
+ENOUGH_MATCHES = 500  # to estimate a homography or a fundamental matrix from; all matches are then held against it
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,19 @@ def largest_region(moving: np.ndarray, size: tuple[int, int]) -> float:
 def homography_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Distance (N,) px of the matches to the best homography (MAGSAC++, Barath et al. 2020)."""
     try:
-        matrix, _ = cv2.findHomography(first, second, cv2.USAC_MAGSAC, 1.0, maxIters=1000, confidence=0.999)
+        few = thinned(first)
+        matrix, _ = cv2.findHomography(first[few], second[few], cv2.USAC_MAGSAC, 1.0, maxIters=1000, confidence=0.999)
     except cv2.error:  # see `fundamental`
         matrix = None
     if matrix is None:
         return np.zeros(len(first))
     mapped = np.c_[first, np.ones(len(first))] @ matrix.T
     return np.linalg.norm(second - mapped[:, :2] / mapped[:, 2:], axis=1)
+
+
+def thinned(matches: np.ndarray) -> slice:
+    """Every so many matches (N,2) that ENOUGH_MATCHES are left at most: they lie on a grid, row by row."""
+    return slice(None, None, max(1, -(-len(matches) // ENOUGH_MATCHES)))
 
 
 def cell_spread(points: np.ndarray, off: np.ndarray, size: tuple[int, int]) -> float:
@@ -174,7 +181,8 @@ def epipolar_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def fundamental(first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
     """The fundamental matrix (3,3) that explains most matches (N,2) px (MAGSAC++), or None."""
     try:
-        matrix, _ = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, 0.7, 0.999, 1000)
+        few = thinned(first)
+        matrix, _ = cv2.findFundamentalMat(first[few], second[few], cv2.USAC_MAGSAC, 0.7, 0.999, 1000)
     except cv2.error:  # OpenCV 5.0 asserts instead of returning nothing when its local optimisation finds no model
         return None
     return matrix if matrix is not None and matrix.shape == (3, 3) else None

@@ -3,12 +3,9 @@
 import csv
 import os
 import signal as signals
-import subprocess
 import sys
-import tracemalloc
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 from made_shots import make_shot

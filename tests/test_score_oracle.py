@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from benchmarks import score_oracle
 from benchmarks.score_oracle import View
-
 from ss3d_lib import graph
 
 CAMERA = np.array([200.0, 200, 119.5, 71.5])
