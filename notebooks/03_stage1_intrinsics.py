@@ -28,14 +28,13 @@
 seed = 0  # of initial weights and batches
 threads = 2  # cores of the reference machine
 size = "tiny"  # of the network: tiny, base, or any timm encoder's name
-sharpness = 3000.0  # of the soft labels, chosen on validation from 500, 1500, 3000 and 10000
+sharpness = 400.0  # of the soft labels; of 100 to 3000 its 80 % intervals came nearest to 80 % on validation
 matcher_steps = 150  # the coarse error is flat from there on
 matcher_pairs = 8  # frame pairs a step: fills both cores
 refined_pairs = 2  # of these, pairs refined to learn how far a match can be trusted; Lucas-Kanade is the dear part
 matcher_rate = 0.002  # learning rate of the matcher; twice this diverged
 head_steps = 600  # of the focal head: milliseconds each
 head_clips = 64  # soft labels a step
-temperature = 6.0  # of the focal interval: of 1 to 6 the nearest to 80 % on validation
 
 # %%
 import hashlib
@@ -45,7 +44,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ss3d_lib import intrinsics, plots, twoview
+from ss3d_lib import camera_losses, intrinsics, plots, twoview
 from ss3d_lib.checkpoints import save_model
 from ss3d_lib.data import frames_tensor, load_shots
 from ss3d_lib.files import write_json
@@ -102,9 +101,11 @@ assert np.ptp(curves["move only"]) < 0.5 * np.ptp(curves["turn and move"]), "pur
 # A camera that only moves sees the same lines under any focal length: the curve is flat, and the answer must be "I cannot
 # know". Turning while moving breaks the tie.
 #
-# ## Every shot's own residual curve: a soft label
-# The cached flow of each shot, at one, two and four strides, pooled. The posterior is $p(f) \propto
-# \exp(-\beta\, r(f))$ with the mean robust residual $r$.
+# ## A whole clip knows more than its pairs: a soft label
+# Pairs of real frames are noisy, and their curves flat. What a clip's pairs share, its points and its cameras, ties them
+# together: under each candidate, bundle adjustment (`models.bundle`) finds the cameras of all frames and the depth of a grid
+# of points in each, from the cached flow at one, two and four strides. The posterior is $p(f) \propto \exp(-\beta\, r(f))$
+# with the mean robust reprojection error $r$ that is left.
 
 # %%
 table = Path("results/score/scores.csv")
@@ -147,7 +148,7 @@ torch.manual_seed(seed)
 model = ClipNet(size)
 weights = np.array([shot.score for shot in shots])
 plan = Plan(matcher_steps, learning_rate=matcher_rate, seed=seed)
-loss = lambda rng: intrinsics.matcher_loss(model, shots, weights, matcher_pairs, refined_pairs, rng)
+loss = lambda rng: camera_losses.matcher_loss(model, shots, weights, matcher_pairs, refined_pairs, rng)
 history = train(model.matcher, loss, plan, work / "matcher", "matcher", fingerprint=tag)
 series = {name: history[name].to_numpy() for name in ("flow", "coarse_error_px", "trust")}
 plots.save_figure(plots.loss_curves(series, "matcher"), figures / "matcher.png")
@@ -173,15 +174,13 @@ plots.save_figure(plots.map_panel([match_panel(shot) for shot in landscape]), fi
 
 # %% [markdown]
 # ## The network learns what a residual curve means
-# The focal head sees the curve of a few pairs of a shot and must predict the posterior of all of them: how sharp short
+# The focal head sees the curve of a short clip of a shot and must predict the posterior of the whole shot: how sharp short
 # clips' curves deserve to be, how common each field of view is, and to say "I do not know" where a clip shows nothing.
 
 # %%
-head_loss = lambda rng: intrinsics.focal_head_loss(model, shots, head_clips, rng)
+head_loss = lambda rng: camera_losses.focal_head_loss(model, shots, head_clips, rng)
 head_plan = Plan(head_steps, learning_rate=0.002, seed=seed, save_every=200)
 head = train(model.focal_head, head_loss, head_plan, work / "head", "focal head", fingerprint=tag)
-with torch.no_grad():
-    model.focal_head.log_temperature.fill_(float(np.log(temperature)))
 head_series = {name: head[name].to_numpy() for name in ("loss", "entropy")}
 plots.save_figure(plots.loss_curves(head_series, "focal head"), figures / "focal_head.png")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ss3d_lib.geometry import inside, sample
 from ss3d_lib.models.triangulation import half_grid
-from ss3d_lib.twoview import Motion, length
+from ss3d_lib.twoview import length
 
 SEED_STRIDE = 1_000_003  # more than the steps of any run, and prime
 CHAIN_STEPS = (1, 2, 4)  # how many cached flows are chained: matches at 1, 2 and 4 strides
@@ -23,15 +23,18 @@ CHAIN_STEPS = (1, 2, 4)  # how many cached flows are chained: matches at 1, 2 an
 
 @dataclass(frozen=True)
 class Cameras:
-    """What stage 1 estimated for one shot; motions run from frame k to k + steps * stride."""
+    """What stage 1 estimated for one shot; motions run from frame k to k + steps * stride.
+
+    Frames k, k + stride, k + 2 stride, ... form one clip with one scale; clips that interleave have their own.
+    """
 
     focal_px: float
     log_probability: np.ndarray  # (C,) of the focal candidates
-    curves: np.ndarray  # (P, C) robust residual of the P sampled pairs at every candidate
-    summaries: np.ndarray  # (P, 3) what ss3d_lib.models.camera.summarise says of each pair
+    curves: np.ndarray  # (K, C) what K short clips of the shot cost at every candidate
+    summaries: np.ndarray  # (K, 3) what ss3d_lib.models.camera.summarise says of each
     rotation: dict[int, np.ndarray] = field(default_factory=dict)  # steps -> (K, 3, 3)
-    direction: dict[int, np.ndarray] = field(default_factory=dict)  # steps -> (K, 3)
-    residual: dict[int, np.ndarray] = field(default_factory=dict)  # steps -> (K,)
+    translation: dict[int, np.ndarray] = field(default_factory=dict)  # steps -> (K, 3)
+    residual: dict[int, np.ndarray] = field(default_factory=dict)  # steps -> (K,) robust, in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def save_cameras(path: Path, cameras: Cameras) -> None:
     }
     for steps in cameras.rotation:
         arrays[f"rotation_{steps}"] = cameras.rotation[steps]
-        arrays[f"direction_{steps}"] = cameras.direction[steps]
+        arrays[f"translation_{steps}"] = cameras.translation[steps]
         arrays[f"residual_{steps}"] = cameras.residual[steps]
     np.savez(path, **arrays)
 
@@ -108,7 +111,7 @@ def load_cameras(path: Path) -> Cameras:
     with np.load(path, allow_pickle=False) as data:
         per_steps = {
             name: {steps: data[f"{name}_{steps}"] for steps in CHAIN_STEPS if f"{name}_{steps}" in data}
-            for name in ("rotation", "direction", "residual")
+            for name in ("rotation", "translation", "residual")
         }
         return Cameras(float(data["focal_px"]), data["log_probability"], data["curves"], data["summaries"], **per_steps)
 
@@ -176,9 +179,11 @@ def link(shots: list[Shot], starts: list[int], step: int, backward: bool) -> tup
     return as_tensor(there), as_tensor(back), torch.tensor(exists)
 
 
-def cached_motion(shots: list[Shot], starts: list[int], steps: int, backward: bool = False) -> Motion:
-    """Stage 1's motion from frame `start` over so many strides (inverted when backward)."""
-    rotation, direction, residual = [], [], []
+def cached_motion(
+    shots: list[Shot], starts: list[int], steps: int, backward: bool = False
+) -> tuple[Float[Tensor, "B 3 3"], Float[Tensor, "B 3"], Float[Tensor, "B"]]:
+    """Stage 1's rotation, translation and residual from frame `start` over so many strides (inverted when backward)."""
+    rotation, translation, residual = [], [], []
     for shot, start in zip(shots, starts):
         cameras = shot.cameras
         count = len(cameras.rotation[steps])
@@ -186,12 +191,12 @@ def cached_motion(shots: list[Shot], starts: list[int], steps: int, backward: bo
         if not 0 <= index < count:  # too short a shot: chain_flow has marked it invalid
             r, t, e = np.eye(3, dtype=np.float32), np.array([0, 0, 1], dtype=np.float32), 1.0
         else:
-            r, t, e = cameras.rotation[steps][index], cameras.direction[steps][index], cameras.residual[steps][index]
+            r, t, e = cameras.rotation[steps][index], cameras.translation[steps][index], cameras.residual[steps][index]
         rotation.append(r.T if backward else r)
-        direction.append(-r.T @ t if backward else t)
+        translation.append(-r.T @ t if backward else t)
         residual.append(e)
     stack = lambda x: torch.from_numpy(np.stack(x)).float()  # noqa: E731
-    return Motion(stack(rotation), stack(direction), torch.tensor(residual, dtype=torch.float32))
+    return stack(rotation), stack(translation), torch.tensor(residual, dtype=torch.float32)
 
 
 def step_of(rng: torch.Generator) -> int:

@@ -89,11 +89,12 @@ def appearance(model: ClipNet, shot: Shot) -> np.ndarray:
 def camera_facts(shot: Shot) -> np.ndarray:
     """What stage 1 and the flow say of one shot (4,): log focal length in image widths, share of the motion along
     the view, log rotation per stride in rad, log flow in image widths."""
-    rotation, direction = shot.cameras.rotation[1], shot.cameras.direction[1]
+    rotation, translation = shot.cameras.rotation[1], shot.cameras.translation[1]
     trust = 1 - shot.cameras.residual[1] + 1e-3
     cosine = ((np.trace(rotation, axis1=1, axis2=2) - 1) / 2).clip(-1, 1)
     flow_px = np.linalg.norm(shot.forward[:, ::8, ::8].astype(np.float32), axis=-1).mean()
-    along = np.average(np.abs(direction[:, 2]), weights=trust)
+    lengths = np.linalg.norm(translation, axis=1).clip(1e-9)
+    along = np.average(np.abs(translation[:, 2]) / lengths, weights=trust)
     turned_rad = np.average(np.arccos(cosine), weights=trust)
     width = shot.size[1]
     return np.array([np.log(shot.cameras.focal_px / width), along, np.log(turned_rad + 1e-3), np.log(flow_px / width + 1e-3)])

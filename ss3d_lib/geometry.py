@@ -9,7 +9,12 @@ projections come from kornia.
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from kornia.geometry import axis_angle_to_rotation_matrix, inverse_transformation, transform_points
+from kornia.geometry import (
+    axis_angle_to_rotation_matrix,
+    inverse_transformation,
+    rotation_matrix_to_axis_angle,
+    transform_points,
+)
 from torch import Tensor
 
 MIN_DEPTH = 1e-3  # points nearer than this, or behind the camera, are clamped here before the division
@@ -62,6 +67,11 @@ def resize_intrinsics(
 def so3_exp(rotation_rad: Float[Tensor, "*B 3"]) -> Float[Tensor, "*B 3 3"]:
     """Rotation matrices of axis-angle vectors in radians (Rodrigues' formula, by kornia)."""
     return axis_angle_to_rotation_matrix(rotation_rad)
+
+
+def so3_log(rotation: Float[Tensor, "*B 3 3"]) -> Float[Tensor, "*B 3"]:
+    """Axis-angle vectors in radians, at most pi long, of rotation matrices (by kornia)."""
+    return rotation_matrix_to_axis_angle(rotation)
 
 
 def rigid(rotation: Float[Tensor, "*B 3 3"], translation: Float[Tensor, "*B 3"]) -> Float[Tensor, "*B 4 4"]:

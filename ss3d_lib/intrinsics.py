@@ -1,12 +1,14 @@
-"""Stage 1: the focal length and the motions of every shot, before any depth (notebook 03).
+"""Stage 1's teacher: the focal length and the motions of every shot, before any depth (notebook 03).
 
-The teacher is geometry itself: robust epipolar residuals of cached optical flow over many pairs of a shot
-give a soft label over focal candidates. The network then learns to reach it from few frames of its own.
+It is geometry itself: bundle adjustment of the cached optical flow of a whole shot gives its cameras and a
+soft label over focal candidates. The network then learns to reach them from few frames of its own
+(ss3d_lib.camera_losses).
 """
 
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -17,25 +19,25 @@ from ss3d_lib.data import (
     CHAIN_STEPS,
     Cameras,
     Shot,
-    cached_motion,
     chain_flow,
     frames_tensor,
     load_shot,
-    pick_shots,
     save_cameras,
 )
 from ss3d_lib.files import atomic_write
-from ss3d_lib.geometry import image_centre, inside, pixel_grid
 from ss3d_lib.jobs import run_jobs
-from ss3d_lib.models import ClipNet
-from ss3d_lib.models.camera import MATCH_STEP, FocalBelief, pool_curves, summarise
-from ss3d_lib.models.matching import MATCH_STRIDE, NOISE, box, coarse_flow, gradients, local_contrast
+from ss3d_lib.models.bundle import Neighbours, adjust, relative, robust_loss, start_bundle
+from ss3d_lib.models.calibration import FIXED_STEPS, ClipMatches, Solution, focal_profile, solve_clips
+from ss3d_lib.models.camera import MATCH_STEP, FocalBelief, summarise
+from ss3d_lib.models.matching import NOISE, box, gradients, local_contrast
+from ss3d_lib.models.trajectory import PairGraph
 from ss3d_lib.models.triangulation import half_grid
 from ss3d_lib.progress import progress
-from ss3d_lib.twoview import epipolar_error_px, focal_candidates, length, residual_curves, solve_motion
 
-PAIRS_PER_STEP = 4  # pairs of a shot scored at each chain length
-TEACHER_SHARPNESS = 3000.0  # posterior = softmax(-sharpness * residual); its calibration is checked on validation
+WINDOW, WINDOWS = 12, 3  # frames and number of the clips of a shot that its focal length is read from
+SHORT_CLIPS = (3, 5, 8)  # lengths of the clips that the focal head learns from
+GROUND_SLOPE = 1.0  # log inverse depth over one longer image side, downwards: what is low in the picture is near
+TEACHER_SHARPNESS = 400.0  # posterior = softmax(-sharpness * residual); its calibration is checked on validation
 
 
 def texture_weight(frames: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w"]:
@@ -46,150 +48,116 @@ def texture_weight(frames: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w"]:
     return (weaker / (weaker + NOISE))[:, 0]
 
 
-def grid_matches(shots: list[Shot], starts: list[int], steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Centred pixels, their positions `steps` strides later, and weights, on a regular grid."""
-    flow, valid = chain_flow(shots, starts, (steps,))[steps]
-    images = frames_tensor([shot.frames[start] for shot, start in zip(shots, starts)])
-    weight = valid * texture_weight(images)
-    height, width = flow.shape[1:3]
-    every, half = MATCH_STEP // 2, MATCH_STEP // 4
-    thin = lambda x: x[:, half::every, half::every]  # noqa: E731
+def shot_matches(shot: Shot) -> dict[tuple[int, bool], tuple[Tensor, Tensor]]:
+    """Where a regular grid of points of every frame goes over so many steps (forward or backward), and weights.
+
+    Returns:
+        {(steps, backward): (q (T, M, 2) in pixels from the image centre, weight (T, M) in [0, 1])}
+    """
+    starts = list(range(len(shot.frames)))
+    texture = texture_weight(frames_tensor(list(shot.frames)))
+    found = {}
+    for backward in (False, True):
+        for steps, (flow, valid) in chain_flow([shot] * len(starts), starts, CHAIN_STEPS, backward).items():
+            q = grid_points(shot) + thin_grid(flow).flatten(1, 2)
+            found[steps, backward] = q, thin_grid(valid * texture).flatten(1)
+    return found
+
+
+def thin_grid(x: Float[Tensor, "B h w *C"]) -> Float[Tensor, "B a b *C"]:
+    """Values of half-resolution maps where `pick_matches` reads full-resolution ones (to half a pixel)."""
+    every = MATCH_STEP // 2
+    return x[:, every // 2 :: every, every // 2 :: every]
+
+
+def grid_points(shot: Shot) -> Float[Tensor, "M 2"]:
+    """The grid's points, in pixels from the image centre."""
+    height, width = shot.forward.shape[1:3]
     centre = torch.tensor([width - 0.5, height - 0.5])
-    p = thin((half_grid(height, width) - centre)[None]).reshape(1, -1, 2).expand(len(shots), -1, -1)
-    return p, p + thin(flow).reshape(len(shots), -1, 2), thin(weight).reshape(len(shots), -1)
+    return thin_grid((half_grid(height, width) - centre)[None]).flatten(0, 2)
+
+
+def clip_of(shot: Shot, found: dict[tuple[int, bool], tuple[Tensor, Tensor]], clips: list[list[int]]) -> ClipMatches:
+    """The matches of clips of equally many frames of a shot, one stride apart."""
+    graph, index = PairGraph.of(len(clips[0]), CHAIN_STEPS), torch.tensor(clips)
+    parts = []
+    for backward, start in ((False, graph.first), (True, graph.second)):
+        for gap, at in zip((graph.second - graph.first).tolist(), start.tolist()):
+            parts.append([values[index[:, at]] for values in found[gap, backward]])
+    q, weight = (torch.stack(values, dim=1) for values in zip(*parts))
+    p = grid_points(shot)
+    prior = GROUND_SLOPE * p[:, 1] / max(shot.size)
+    return ClipMatches(graph, p, q, weight, prior.expand(*index.shape, -1), max(shot.size))
 
 
 def estimate_cameras(shot: Shot, sharpness: float = TEACHER_SHARPNESS) -> Cameras:
-    """Focal length and motions of one shot from its cached flow, without depth and without a network."""
-    candidates_px = focal_candidates(max(shot.size))
-    curves, summaries = [], []
-    for steps in CHAIN_STEPS:
-        count = shot.starts(steps)
-        if count == 0:
-            continue
-        starts = torch.linspace(0, count - 1, min(count, PAIRS_PER_STEP)).round().long().tolist()
-        p, q, weight = grid_matches([shot] * len(starts), starts, steps)
-        curve, _ = residual_curves(p, q, weight, candidates_px)
-        curves.append(curve)
-        summaries.append(summarise(curve, q - p, weight, len(starts)))
-    curve = torch.cat(curves)
-    pooled = pool_curves(curve[None], torch.cat(summaries)[None, :, 1])[0]
-    log_probability = (-sharpness * pooled).log_softmax(0)
+    """Focal length and motions of one shot from its cached flow, without a depth network.
+
+    The focal length comes from up to three clips of every stride-th frame; under it, the cameras of all frames are
+    solved, one clip for each of the interleaved series.
+    """
+    found = shot_matches(shot)
+    series = [list(range(first, len(shot.frames), shot.stride)) for first in range(shot.stride)]
+    curve, candidates_px = focal_profile(solve_clips(clip_of(shot, found, parts_of(series[0], WINDOW, WINDOWS))))
+    log_probability = (-sharpness * curve.mean(0)).log_softmax(0)
     focal_px = FocalBelief(candidates_px, log_probability[None]).mean_px
-    motions = {steps: solve_all(shot, steps, focal_px) for steps in CHAIN_STEPS}
+    motions = empty_motions(shot)
+    for length in sorted({len(frames) for frames in series} - {1}):
+        alike = [frames for frames in series if len(frames) == length]
+        clips = clip_of(shot, found, alike)
+        solution = solve_clips(clips, focal_px.expand(len(alike)))
+        note_motions(motions, clips.graph, alike, solution)
+        if alike[0] is series[0]:
+            curves, summaries = short_clips(shot, found, series[0], solution)
     pick = lambda index: {steps: values[index] for steps, values in motions.items()}  # noqa: E731
     return Cameras(
-        float(focal_px), log_probability.numpy(), curve.numpy(), torch.cat(summaries).numpy(), pick(0), pick(1), pick(2)
+        float(focal_px), log_probability.numpy(), curves.numpy(), summaries.numpy(), pick(0), pick(1), pick(2)
     )
 
 
-def solve_all(shot: Shot, steps: int, focal_px: Float[Tensor, "1"]) -> tuple:
-    """Rotations, directions and residuals of all pairs of a shot at one chain length, as arrays."""
-    count = shot.starts(steps)
-    if count == 0:
-        return torch.zeros(0, 3, 3).numpy(), torch.zeros(0, 3).numpy(), torch.zeros(0).numpy()
-    p, q, weight = grid_matches([shot] * count, list(range(count)), steps)
-    motion = solve_motion(p, q, weight, focal_px.expand(count))
-    return motion.rotation.numpy(), motion.direction.numpy(), motion.residual.numpy()
+def parts_of(frames: list[int], length: int, most: int) -> list[list[int]]:
+    """Up to so many parts of a list, of at most that length, spread evenly over it."""
+    length = min(length, len(frames))
+    count = min(most, -(-len(frames) // length))
+    starts = torch.linspace(0, len(frames) - length, count).round().long().tolist()
+    return [frames[start : start + length] for start in starts]
 
 
-def matcher_loss(
-    model: ClipNet, shots: list[Shot], weights, pairs: int, refined_pairs: int, rng: torch.Generator
-) -> dict[str, Tensor]:
-    """Loss of the matcher on a batch of frame pairs.
-
-    flow: cross-entropy of the coarse match to where the cached flow leads, at stride 8. trust: negative log
-    likelihood (Laplace) of the refined matches' epipolar error under the shot's own motion, on a few pairs.
-    """
-    chosen = pick_shots(shots, weights, pairs, rng)
-    steps = CHAIN_STEPS[int(torch.randint(len(CHAIN_STEPS), (1,), generator=rng))]
-    steps = max(s for s in CHAIN_STEPS if s <= steps and all(shot.starts(s) for shot in chosen))
-    starts = [int(torch.randint(shot.starts(steps), (1,), generator=rng)) for shot in chosen]
-    flow, valid = chain_flow(chosen, starts, (steps,))[steps]
-    first = frames_tensor([s.frames[k] for s, k in zip(chosen, starts)])
-    second = frames_tensor([s.frames[k + steps * s.stride] for s, k in zip(chosen, starts)])
-    gain = 0.8 + 0.4 * torch.rand(1, generator=rng)
-    frames = torch.cat([first, (second * gain).clamp(0, 1)])
-    features, pyramid = model.matcher.describe(frames)
-    half = torch.arange(pairs)
-    log_probability = model.matcher.likelihood(features, half, half + pairs)
-    target = F.avg_pool2d(flow.permute(0, 3, 1, 2), 4).permute(0, 2, 3, 1)
-    weight = F.avg_pool2d(valid[:, None], 4)[:, 0] * texture_weight(first)[:, 2::4, 2::4].clamp(min=0.05)
-    flow_loss = place_loss(log_probability, target / MATCH_STRIDE, weight)
-    distance = length(coarse_flow(log_probability.detach(), *target.shape[1:3]) * MATCH_STRIDE - target)
-    trust_loss = trust_nll(model, features.detach(), pyramid, chosen, starts, steps, pairs, refined_pairs)
-    error = (distance * weight).sum() / weight.sum().clamp(min=1)
-    return {"loss": flow_loss + 0.1 * trust_loss, "flow": flow_loss, "trust": trust_loss, "coarse_error_px": error}
+def short_clips(shot: Shot, found, frames: list[int], solution: Solution) -> tuple[Tensor, Tensor]:
+    """Curves (K, C) and summaries (K, 3) of short clips, each solved anew from the cameras of the whole."""
+    curves, summaries = [], []
+    for length in SHORT_CLIPS:
+        for part in parts_of(frames, length, 1):
+            clip = clip_of(shot, found, [part])
+            near = Neighbours.of(clip.graph)
+            seen, first = clip.sightings(near), frames.index(part[0])
+            poses = solution.world_from_cam[:1, first : first + len(part)]
+            start = start_bundle(poses, solution.bundle.log_focal[:1].exp(), near, seen)
+            curve, _ = focal_profile(Solution(*adjust(start, near, seen, FIXED_STEPS), near, seen))
+            curves.append(curve)
+            summaries.append(summarise(curve, clip.q - clip.p, clip.weight))
+    return torch.cat(curves), torch.cat(summaries)
 
 
-def place_loss(
-    log_probability: Float[Tensor, "P N N"], flow: Float[Tensor, "P h w 2"], weight: Float[Tensor, "P h w"]
-) -> Tensor:
-    """Cross-entropy of matching to the four positions around where each one goes (flow in feature pixels)."""
-    height, width = flow.shape[1:3]
-    end = pixel_grid(height, width) + flow
-    corner, total = end.floor(), 0.0
-    for dx in (0, 1):
-        for dy in (0, 1):
-            x, y = corner[..., 0] + dx, corner[..., 1] + dy
-            share = (
-                (1 - (end[..., 0] - x).abs())
-                * (1 - (end[..., 1] - y).abs())
-                * inside(torch.stack([x, y], -1), height, width)
-            )
-            index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).long().flatten(1)
-            total = total - (log_probability.gather(2, index[..., None])[..., 0] * (share * weight).flatten(1)).sum()
-    return total / weight.sum().clamp(min=1)
+def empty_motions(shot: Shot) -> dict[int, tuple]:
+    """Rotations, translations and residuals of all pairs at each number of steps, to be filled in."""
+    counts = {steps: shot.starts(steps) for steps in CHAIN_STEPS}
+    return {
+        steps: (np.tile(np.eye(3, dtype=np.float32), (n, 1, 1)), np.zeros((n, 3), np.float32), np.ones(n, np.float32))
+        for steps, n in counts.items()
+    }
 
 
-def trust_nll(model, features, pyramid, chosen, starts, steps: int, pairs: int, refined_pairs: int) -> Tensor:
-    """How well the predicted standard errors explain the epipolar errors of refined matches (forward ones)."""
-    index = torch.arange(refined_pairs)
-    first, second = torch.cat([index, index + pairs]), torch.cat([index + pairs, index])
-    with torch.no_grad():
-        flow, texture, residual = model.matcher.match(features, pyramid, first, second)
-    matches = model.matcher.assess(flow, texture, residual)
-    used = chosen[:refined_pairs]
-    motion = cached_motion(used, starts[:refined_pairs], steps)
-    focal_px = torch.tensor([shot.cameras.focal_px for shot in used])
-    height, width = flow.shape[1:3]
-    p = (pixel_grid(height, width) - image_centre(height, width)).reshape(1, -1, 2).expand(refined_pairs, -1, -1)
-    error = (
-        epipolar_error_px(motion, p, p + flow[:refined_pairs].reshape(refined_pairs, -1, 2), focal_px)
-        .abs()
-        .clamp(max=10)
-    )
-    sigma, valid = matches.sigma_px[:refined_pairs].flatten(1), matches.valid[:refined_pairs].flatten(1)
-    sure = (motion.residual < 0.5).float()[:, None] * valid
-    return ((error / sigma + sigma.log()) * sure).sum() / sure.sum().clamp(min=1)
-
-
-def focal_head_loss(model: ClipNet, shots: list[Shot], clips: int, rng: torch.Generator) -> dict[str, Tensor]:
-    """Cross-entropy of the head, which sees a few pairs of a shot, to the posterior of all its pairs.
-
-    The label is the shot's own, smoothed by one candidate: no ground truth is involved.
-    """
-    curves, summaries, labels = [], [], []
-    for index in torch.randint(len(shots), (clips,), generator=rng).tolist():
-        cameras = shots[index].cameras
-        count = len(cameras.curves)
-        size = int(torch.randint(2, count + 1, (1,), generator=rng)) if count > 2 else count
-        chosen = torch.randperm(count, generator=rng)[:size].numpy()
-        summary = torch.from_numpy(cameras.summaries[chosen])
-        curves.append(pool_curves(torch.from_numpy(cameras.curves[chosen])[None], summary[None, :, 1])[0])
-        summaries.append(summary.mean(0))
-        labels.append(torch.from_numpy(cameras.log_probability))
-    label = smooth_label(torch.stack(labels).exp())
-    belief = model.focal_head(torch.stack(curves), torch.stack(summaries), focal_candidates(1.0))
-    loss = -(label * belief.log_probability).sum(-1).mean()
-    return {"loss": loss, "entropy": belief.entropy.mean()}
-
-
-def smooth_label(probability: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
-    """Blur over neighbouring candidates (6.6 % apart): the teacher is no more exact than that."""
-    kernel = torch.tensor([0.25, 0.5, 0.25])
-    smooth = F.conv1d(F.pad(probability[:, None], (1, 1), mode="replicate"), kernel[None, None])[:, 0]
-    return smooth / smooth.sum(-1, keepdim=True)
+def note_motions(motions: dict[int, tuple], graph: PairGraph, clips: list[list[int]], solution: Solution) -> None:
+    """Write the forward pairs of solved clips under their first frame."""
+    near, weight = solution.near, solution.seen.weight
+    loss = robust_loss(solution.bundle, near, solution.seen)
+    values = [*relative(solution.bundle, near), (loss * weight).sum(-1) / weight.sum(-1).clamp(min=1e-3)]
+    for pair, (first, second) in enumerate(zip(graph.first.tolist(), graph.second.tolist())):
+        slot = int(torch.nonzero(near.order[first] == pair)[0, 0])
+        for store, value in zip(motions[second - first], values):
+            for clip, frames in enumerate(clips):
+                store[frames[first]] = value[clip, first, slot].numpy()
 
 
 def estimate_shot(name: str, row: dict, curate: str, score: str, out: str, sharpness: float) -> None:

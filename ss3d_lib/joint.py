@@ -17,10 +17,9 @@ from ss3d_lib.data import CHAIN_STEPS, Shot, cached_motion, chain_flow, frames_t
 from ss3d_lib.intrinsics import texture_weight
 from ss3d_lib.losses import resize_map, smoothness_loss, triangulation_loss, uncertainty_loss
 from ss3d_lib.models import ClipNet
-from ss3d_lib.models.triangulation import DepthEvidence, as_channels, fuse, triangulate
+from ss3d_lib.models.triangulation import Correspondences, DepthEvidence, as_channels, centred, triangulate
 
-PAIRS_PER_FRAME = 2 * len(CHAIN_STEPS)
-TILT = 0.2  # standard deviation of the tilt, in log inverse depth, from the middle to the edge
+TILT = 0.1  # standard deviation of the tilt, in log inverse depth, from the middle to the edge
 
 
 @dataclass(frozen=True)
@@ -43,32 +42,30 @@ class DepthBatch:
     target: DepthEvidence
 
 
-def pair_evidence(shots: list[Shot], starts: list[int], frames: Float[Tensor, "B 3 H W"]) -> DepthEvidence:
-    """Depth evidence of the six directed pairs of each image, flattened to (B * 6, h, w)."""
+def correspondences(shots: list[Shot], starts: list[int], frames: Float[Tensor, "B 3 H W"]) -> Correspondences:
+    """The six directed pairs of each image: cached flow, and stage 1's cameras."""
     texture = texture_weight(frames)
-    focal_px = torch.tensor([shot.cameras.focal_px for shot in shots])
-    maps = []
+    parts = []
     for backward in (False, True):
         flows = chain_flow(shots, starts, CHAIN_STEPS, backward)
         for steps, (flow, valid) in flows.items():
-            motion = cached_motion(shots, starts, steps, backward)
-            trusted = valid * texture * (1 - motion.residual)[:, None, None]
-            maps.append(triangulate(flow, trusted, motion, focal_px))
-    stack = lambda name: torch.stack([getattr(m, name) for m in maps], dim=1).flatten(0, 1)  # noqa: E731
-    return DepthEvidence(stack("log_inverse_depth"), stack("weight"), stack("moving"))
+            rotation, translation, residual = cached_motion(shots, starts, steps, backward)
+            parts.append((flow, valid * texture * (1 - residual)[:, None, None], rotation, translation))
+    return Correspondences(
+        *(torch.stack(values, dim=1) for values in zip(*parts)), torch.tensor([s.cameras.focal_px for s in shots])
+    )
 
 
-def degrade(evidence: DepthEvidence, images: int, single_image: float, rng: torch.Generator) -> DepthEvidence:
-    """Drop pairs, patches and, for some images, everything; add the errors of a short clip's matches and camera."""
-    height, width = evidence.weight.shape[-2:]
-    kept = (torch.rand(images, PAIRS_PER_FRAME, 1, 1, generator=rng) < 0.6).float()
+def degraded(seen: Correspondences, single_image: float, rng: torch.Generator) -> DepthEvidence:
+    """Evidence from some pairs, with holes, or, for some images, from none; with the errors of a short clip's camera."""
+    images, pairs, height, width = seen.weight.shape
+    kept = (torch.rand(images, pairs, 1, 1, generator=rng) < 0.6).float()
     keep_all = torch.rand(images, 1, 1, 1, generator=rng) >= single_image
     patches = torch.rand(images, 1, height // 12 + 1, width // 12 + 1, generator=rng)
     holes = F.interpolate((patches > torch.rand(images, 1, 1, 1, generator=rng) * 0.5).float(), (height, width))
-    mask = (kept * keep_all * holes).flatten(0, 1)
-    noise = 0.03 * torch.randn(evidence.log_inverse_depth.shape, generator=rng)
-    noise = noise + camera_noise(images, height, width, rng).repeat_interleave(PAIRS_PER_FRAME, 0)
-    return DepthEvidence(evidence.log_inverse_depth + noise, evidence.weight * mask, evidence.moving * mask)
+    evidence = triangulate(seen.masked(kept * keep_all * holes))
+    noise = 0.03 * torch.randn(evidence.weight.shape, generator=rng) + camera_noise(images, height, width, rng)
+    return centred(DepthEvidence(evidence.log_inverse_depth + noise, evidence.weight, evidence.moving))
 
 
 def camera_noise(images: int, height: int, width: int, rng: torch.Generator) -> Float[Tensor, "B h w"]:
@@ -107,12 +104,9 @@ def draw_batch(shots: list[Shot], weights: np.ndarray, count: int, terms: Terms,
 
 def make_batch(shots: list[Shot], starts: list[int], terms: Terms, rng: torch.Generator) -> DepthBatch:
     """Frame `start` of each shot (all of one working size) with all of its evidence and with a degraded part."""
-    count = len(shots)
     frames = frames_tensor([shot.frames[start] for shot, start in zip(shots, starts)])
-    evidence = pair_evidence(shots, starts, frames)
-    target = fuse(evidence, count, PAIRS_PER_FRAME)
-    given = fuse(degrade(evidence, count, terms.single_image, rng), count, PAIRS_PER_FRAME)
-    return DepthBatch(frames, given, target)
+    seen = correspondences(shots, starts, frames)
+    return DepthBatch(frames, degraded(seen, terms.single_image, rng), centred(triangulate(seen)))
 
 
 def joint_loss(

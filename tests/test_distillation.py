@@ -196,7 +196,7 @@ def test_distillation_pulls_the_student_to_its_teacher(model):
     loss_fn = lambda rng: distillation.asymmetric_terms(student, teacher, batch, TERMS, 1.0)  # noqa: E731
     optimiser = torch.optim.Adam(student.parameters(), 1e-3)
     losses = []
-    for step in range(25):
+    for step in range(40):
         parts = loss_fn(generator(0, step))
         losses.append(float(parts["distillation"].detach()))
         optimiser.zero_grad()

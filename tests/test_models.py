@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from ss3d_lib.checkpoints import load_model, save_model
-from ss3d_lib.geometry import invert_pose, pixel_grid, rigid, rotation_angle_deg
+from ss3d_lib.geometry import invert_pose, pixel_grid, rotation_angle_deg
 from ss3d_lib.metrics import umeyama
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.camera import FocalBelief, FocalHead
@@ -26,8 +26,16 @@ from ss3d_lib.models.matching import (
     window_sum,
 )
 from ss3d_lib.models.trajectory import PairGraph, average_rotations, build_trajectory, nearest_rotation, solve_scales
-from ss3d_lib.models.triangulation import DepthEvidence, as_channels, fuse, half_grid, halve, triangulate
-from ss3d_lib.twoview import NUM_FOCALS, Motion, focal_candidates
+from ss3d_lib.models.triangulation import (
+    Correspondences,
+    DepthEvidence,
+    as_channels,
+    centred,
+    half_grid,
+    halve,
+    triangulate,
+)
+from ss3d_lib.twoview import NUM_FOCALS, focal_candidates
 
 WORKING_SIZES = [(144, 240), (144, 192), (240, 144)]
 
@@ -461,14 +469,16 @@ def planted(height: int = 36, width: int = 48, focal_px: float = 80.0):
     translation = torch.tensor([0.3, 0.1, -0.2])
     moved = points @ rotation.T + translation
     flow = moved[..., :2] / moved[..., 2:] * focal_px + centre - grid
-    length = translation.norm()
-    motion = Motion(rotation[None], (translation / length)[None], torch.zeros(1))
-    return flow[None], motion, (length / depth).log(), torch.tensor([focal_px])
+    one = torch.ones(1, 1, height, width)
+    seen = Correspondences(
+        flow[None, None], one, rotation[None, None], translation[None, None], torch.tensor([focal_px])
+    )
+    return seen, -depth.log()
 
 
 def test_triangulation_recovers_the_planted_depth():
-    flow, motion, expected, focal_px = planted()
-    evidence = triangulate(flow, torch.ones(1, 36, 48), motion, focal_px)
+    seen, expected = planted()
+    evidence = triangulate(seen)
     sure = evidence.weight[0] > 0.9
     assert sure.float().mean() > 0.5
     torch.testing.assert_close(evidence.log_inverse_depth[0][sure], expected[sure], atol=0.02, rtol=0)
@@ -476,34 +486,53 @@ def test_triangulation_recovers_the_planted_depth():
 
 
 def test_a_mover_is_marked_and_gives_no_depth():
-    flow, motion, _, focal_px = planted()
-    flow[:, 10:20, 20:30] += torch.tensor([-3.0, 9.0])
-    evidence = triangulate(flow, torch.ones(1, 36, 48), motion, focal_px)
-    assert evidence.moving[0, 10:20, 20:30].min() > 0.9 and evidence.weight[0, 10:20, 20:30].max() < 0.1
+    seen, _ = planted()
+    seen.flow[..., 10:20, 20:30, :] += torch.tensor([-3.0, 9.0])
+    evidence = triangulate(seen)
+    assert evidence.moving[0, 10:20, 20:30].min() > 0.9 and evidence.weight[0, 10:20, 20:30].max() < 0.3
 
 
-def test_fusing_copies_of_one_map_at_other_scales_gives_that_map():
-    _, _, expected, _ = planted()
-    logs = torch.stack([expected, expected + 1.3, expected - 0.4])
-    one = torch.ones(3, 36, 48)
-    fused = fuse(DepthEvidence(logs, one, torch.zeros_like(one)), 1, 3)
-    torch.testing.assert_close(fused.log_inverse_depth[0], expected - expected.median(), atol=0.02, rtol=0)
-    assert as_channels(fused).shape == (1, 3, 36, 48)
+def test_a_wrong_match_among_several_is_outvoted():
+    seen, expected = planted()
+    many = Correspondences(
+        seen.flow.repeat(1, 4, 1, 1, 1), seen.weight.repeat(1, 4, 1, 1), seen.rotation.repeat(1, 4, 1, 1),
+        seen.translation.repeat(1, 4, 1), seen.focal_px,
+    )  # fmt: skip
+    many.flow[:, 2] += 6.0
+    evidence = triangulate(many)
+    sure = evidence.weight[0] > 0.9
+    torch.testing.assert_close(evidence.log_inverse_depth[0][sure], expected[sure], atol=0.05, rtol=0)
 
 
-def test_fusing_nothing_is_nothing():
-    zero = torch.zeros(6, 8, 10)
-    fused = fuse(DepthEvidence(zero - 9.0, zero, zero), 2, 3)
-    assert not fused.weight.any() and not fused.log_inverse_depth.any()
+def test_a_point_without_parallax_is_far_where_others_have_much():
+    seen, _ = planted()
+    ray = torch.cat([(half_grid(36, 48) - torch.tensor([47.5, 35.5])) / 80.0, torch.ones(36, 48, 1)], -1)
+    turned = ray @ seen.rotation[0, 0].T
+    infinite = (turned[..., :2] / turned[..., 2:] - ray[..., :2]) * 80.0
+    seen.flow[0, 0, :8] = infinite[:8]
+    evidence = triangulate(seen)
+    logs = evidence.log_inverse_depth[0]
+    assert evidence.weight[0, :8].mean() > 0.5
+    assert float(logs[:8].max()) < float(logs[12:].min()) - 1
+
+
+def test_nothing_seen_is_nothing_known():
+    seen, _ = planted()
+    evidence = centred(triangulate(seen.masked(torch.zeros(1, 1, 36, 48))))
+    assert evidence.weight.max() < 1e-3 and not evidence.log_inverse_depth.any()
+    assert as_channels(evidence).shape == (1, 3, 36, 48)
+
+
+def test_centred_evidence_has_median_zero_and_ignores_scale():
+    seen, expected = planted()
+    evidence = triangulate(seen)
+    middle = centred(evidence).log_inverse_depth
+    torch.testing.assert_close(middle[0], expected - expected.median(), atol=0.05, rtol=0)
+    grown = DepthEvidence(evidence.log_inverse_depth + 1.3, evidence.weight, evidence.moving)
+    torch.testing.assert_close(centred(grown).log_inverse_depth, middle, atol=1e-5, rtol=0)
 
 
 def test_halving_averages_areas_where_half_grid_says():
     grid = pixel_grid(8, 12)
     torch.testing.assert_close(halve(grid[None])[0], half_grid(4, 6))
     torch.testing.assert_close(halve(grid[None, ..., 0])[0], half_grid(4, 6)[..., 0])
-
-
-def test_rigid_and_pose_of_the_planted_motion_agree():
-    _, motion, _, _ = planted()
-    pose = rigid(motion.rotation, motion.direction)
-    torch.testing.assert_close(invert_pose(invert_pose(pose)), pose, atol=1e-6, rtol=0)

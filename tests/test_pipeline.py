@@ -103,11 +103,11 @@ def test_a_change_of_distill_runs_what_reads_it_and_nothing_before(stages):
     assert affected == {"distill", "finetune", "compare", *(f"evaluate@student-{name}" for name in SETS)}
 
 
-def test_every_checkpoint_is_evaluated_on_every_set(stages, written):
+def test_every_checkpoint_is_evaluated_and_the_student_on_every_set(stages, written):
     weights = params.load_sections()["evaluate"]["weights"]
     assert {"stage2", "student", "supervised_ceiling"} <= set(weights)
     rows = written["evaluate"]["foreach"]
-    assert set(rows) == {f"{checkpoint}-{name}" for checkpoint in weights for name in SETS}
+    assert set(rows) == {f"{name}-embedded_test" for name in weights} | {f"student-{name}" for name in SETS}
     for key, row in rows.items():
         assert key == f"{row['checkpoint']}-{row['set']}"
         assert weights[row["checkpoint"]] in stages[f"evaluate@{key}"][0]

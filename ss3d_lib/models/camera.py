@@ -1,8 +1,9 @@
-"""Focal length and ego-motion of a clip from its matches: a geometric layer with a small learnt head.
+"""The focal length of a clip as a distribution: a geometric layer with a small learnt head.
 
 Regressing a focal length from features does not generalise on a small corpus (notebook 03); measuring it
-does. Every candidate focal length gets the epipolar residual of the clip's pairs (ss3d_lib.twoview); the
-head turns that curve into a distribution, learning how sharp and how biased such curves are.
+does. Every candidate focal length gets the robust reprojection error that the clip's matches keep under it
+(ss3d_lib.models.calibration); the head turns that curve into a distribution, learning how sharp and how
+biased such curves are.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ss3d_lib.geometry import image_centre, pixel_grid
 from ss3d_lib.models.matching import Matches
-from ss3d_lib.twoview import NUM_FOCALS, focal_candidates, length, residual_curves
+from ss3d_lib.twoview import NUM_FOCALS, length
 
 MATCH_STEP = 8  # one match every so many pixels: 540 a pair at the working size
 
@@ -26,7 +27,6 @@ class FocalBelief:
 
     candidates_px: Float[Tensor, "C"]
     log_probability: Float[Tensor, "B C"]
-    temperature: float = 1.0  # flattens the distribution for its intervals, not for its mean
 
     @property
     def mean_px(self) -> Float[Tensor, "B"]:
@@ -35,7 +35,7 @@ class FocalBelief:
 
     def quantile_px(self, share: float) -> Float[Tensor, "B"]:
         """Focal length below which this share of the probability lies (log-linear between candidates)."""
-        probability = (self.log_probability / self.temperature).softmax(-1)
+        probability = self.log_probability.exp()
         cumulative = probability.cumsum(-1)
         index = (cumulative >= share - 1e-6).float().argmax(-1, keepdim=True)
         low, mass = (cumulative - probability).gather(-1, index), probability.gather(-1, index)
@@ -82,7 +82,7 @@ class FocalHead(nn.Module):
     def __init__(self, hidden: int = 64):
         super().__init__()
         self.log_prior = nn.Parameter(torch.zeros(NUM_FOCALS))  # learnt: how common each field of view is
-        self.log_sharpness = nn.Parameter(torch.tensor(7.5))
+        self.log_sharpness = nn.Parameter(torch.tensor(6.0))
         self.correct = nn.Sequential(
             nn.Linear(NUM_FOCALS + 3, hidden),
             nn.ReLU(),
@@ -92,7 +92,6 @@ class FocalHead(nn.Module):
         )
         nn.init.zeros_(self.correct[-1].weight)
         nn.init.zeros_(self.correct[-1].bias)
-        self.register_buffer("log_temperature", torch.tensor(0.0))  # set on the validation split
 
     def forward(
         self, curve: Float[Tensor, "B C"], summary: Float[Tensor, "B 3"], candidates_px: Float[Tensor, "C"]
@@ -100,46 +99,19 @@ class FocalHead(nn.Module):
         """Belief of each clip.
 
         Args:
-            curve: mean robust residual of the clip's pairs at each candidate.
+            curve: mean robust residual of the clip's matches at each candidate.
             summary: what `summarise` says of the clip.
         """
         rise = curve - curve.amin(1, keepdim=True)
-        correction = self.correct(torch.cat([(rise * 50).clamp(max=3), summary], dim=1))
+        correction = self.correct(torch.cat([(rise * 10).clamp(max=3), summary], dim=1))
         sharpness = (self.log_sharpness + correction[:, -1:]).exp()
         logits = self.log_prior + correction[:, :-1].tanh() * 2 - sharpness * rise
-        return FocalBelief(candidates_px, logits.log_softmax(-1), float(self.log_temperature.exp()))
+        return FocalBelief(candidates_px, logits.log_softmax(-1))
 
 
-def clip_curves(
-    matches: Matches, clips: int, prior: Float[Tensor, "P M"] | None = None
-) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B 3"], Float[Tensor, "C"]]:
-    """Residual curve and summary of each clip, pooled over its pairs (forward direction only).
-
-    Args:
-        matches: pairs clip by clip, first all forward ones, then their reverses.
-        prior: log inverse depth of the forward pairs' first frames at `pick_matches`' grid.
-    """
-    half = len(matches.flow) // 2
-    forward = Matches(matches.flow[:half], matches.sigma_px[:half], matches.valid[:half])
-    p, q, weight = pick_matches(forward)
-    candidates_px = focal_candidates(max(matches.flow.shape[1:3]), matches.flow.device)
-    curves, _ = residual_curves(p, q, weight, candidates_px, prior)
-    return (
-        pool_curves(curves.view(clips, -1, NUM_FOCALS), weight.mean(1).view(clips, -1)),
-        summarise(curves, q - p, weight, clips),
-        candidates_px,
-    )
-
-
-def pool_curves(curves: Float[Tensor, "B P C"], weight: Float[Tensor, "B P"]) -> Float[Tensor, "B C"]:
-    """One curve per clip: pairs count in proportion to the weight of their matches."""
-    return (curves * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1e-6)
-
-
-def summarise(curves: Tensor, flow: Tensor, weight: Tensor, clips: int) -> Float[Tensor, "B 3"]:
+def summarise(
+    curve: Float[Tensor, "B C"], flow: Float[Tensor, "B D M 2"], weight: Float[Tensor, "B D M"]
+) -> Float[Tensor, "B 3"]:
     """Best residual, share of usable matches and log of the mean flow of each clip."""
-    per_clip = lambda value: value.view(clips, -1).mean(1)  # noqa: E731
-    moved_px = (length(flow) * weight).sum(1) / weight.sum(1).clamp(min=1e-3)
-    return torch.stack(
-        [per_clip(curves.amin(1)), per_clip(weight.mean(1)), per_clip((moved_px + 0.1).log()) / 3], dim=1
-    )
+    moved_px = (length(flow) * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-3)
+    return torch.stack([curve.amin(1), weight.mean((1, 2)), (moved_px + 0.1).log() / 3], dim=1)

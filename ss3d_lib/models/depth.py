@@ -23,6 +23,11 @@ def encoder_size(height: int, width: int) -> tuple[int, int]:
     return tuple(max(32, round(side * 2 / 3 / 32) * 32) for side in (height, width))
 
 
+def convolution(inputs: int, outputs: int, bias: bool = True) -> nn.Conv2d:
+    """3x3; the border repeats: zeros would draw a frame around every depth map."""
+    return nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode="replicate", bias=bias)
+
+
 class DepthNet(nn.Module):
     """U-Net over any timm encoder; two output maps: log inverse depth and its log standard error."""
 
@@ -35,11 +40,11 @@ class DepthNet(nn.Module):
         for skip, stride in list(zip(channels, self.strides))[-2::-1]:
             width = DECODER_WIDTHS[stride]
             self.decoder.append(
-                nn.Sequential(nn.Conv2d(below + skip, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ELU())
+                nn.Sequential(convolution(below + skip, width, bias=False), nn.BatchNorm2d(width), nn.ELU())
             )
             below = width
         self.head = nn.Sequential(
-            nn.Conv2d(below + EVIDENCE_CHANNELS, 32, 3, padding=1), nn.ELU(), nn.Conv2d(32, 2, 3, padding=1)
+            convolution(below + EVIDENCE_CHANNELS, 32), nn.ELU(), convolution(32, 2)
         )
         nn.init.normal_(self.head[-1].weight, std=1e-3)
         nn.init.zeros_(self.head[-1].bias)

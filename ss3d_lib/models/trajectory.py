@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ss3d_lib.geometry import rigid
 
-STILL_LOG_LENGTH = -4.0  # a pair nobody can triangulate moved about e^-4 = 2 % of the scene's depth
+STILL_LOG_LENGTH = -6.0  # a pair nobody can triangulate moved about e^-6 = 0.2 % of the scene's depth
 
 
 @dataclass(frozen=True)

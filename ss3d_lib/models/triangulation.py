@@ -1,9 +1,9 @@
-"""What matches and motion say about depth, as maps a network can read.
+"""What matches and cameras say about depth, as maps a network can read.
 
-Every directed pair of frames (i, j) triangulates an inverse depth at each pixel of frame i, up to the
-length of its own translation. The maps of a frame's several neighbours are brought to one scale by their
-median and averaged with the precision that their parallax gives them. All maps lie at half the
-resolution of the frames; pixel (i, j) of a map is at (2 j + 0.5, 2 i + 0.5) of the frame.
+Every pixel of a frame is matched with up to six other frames. Its inverse depth is the one that brings all
+its matches onto their places, in the least-squares sense, with robust weights: a match that the cameras
+cannot explain (a mover, an occlusion, a mistake) loses its say. All maps lie at half the resolution of the
+frames; pixel (i, j) of a map is at (2 j + 0.5, 2 i + 0.5) of the frame.
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ss3d_lib.geometry import pixel_grid
-from ss3d_lib.twoview import Motion, epipolar_error_px, inverse_depth, parallax_px, to_rays, weighted_median
+from ss3d_lib.twoview import cross, cross_matrix, to_rays, weighted_median
 
-MIN_INVERSE_DEPTH = 1e-4  # of the baseline's length: farther than 10 000 baselines counts as no measurement
-PARALLAX_PX = (0.5, 2.0)  # below the first a depth is noise; above the second its weight grows no more
-EPIPOLAR_PX = 1.0  # matches this far off their epipolar line are movers or mismatches
+FAR_PX = 0.5  # parallax that cannot be told from none: such points are put as far as it reaches, and no farther
+BEHIND_PX = 2.0  # parallax the wrong way round beyond which a match is a mistake
+SIGMA_PX = (4.0, 2.0, 1.0, 1.0)  # scale of the robust reprojection error, round by round
+PARALLAX_PX = 2.0  # total parallax, at the middle depth of the frame or nearer, at which half is believed
+MIN_Z = 0.05  # points nearer than this share of their depth are behind the other camera
 LOG_RANGE = 3.0  # log inverse depths are kept within e^3 = 20x of the median of their frame
 
 
@@ -28,7 +30,22 @@ class DepthEvidence:
 
     log_inverse_depth: Float[Tensor, "B h w"]
     weight: Float[Tensor, "B h w"]
-    moving: Float[Tensor, "B h w"]  # share of the matches that break the epipolar geometry, in [0, 1]
+    moving: Float[Tensor, "B h w"]  # share of the matches that the cameras cannot explain, in [0, 1]
+
+
+@dataclass(frozen=True)
+class Correspondences:
+    """Where each pixel of B frames is seen in S others, and how the cameras moved in between."""
+
+    flow: Float[Tensor, "B S h w 2"]  # half-resolution maps, in pixels of the frames
+    weight: Float[Tensor, "B S h w"]  # reliability in [0, 1]; 0 where there is no such frame
+    rotation: Float[Tensor, "B S 3 3"]  # other_from_frame
+    translation: Float[Tensor, "B S 3"]  # in one scale per frame
+    focal_px: Float[Tensor, "B"]
+
+    def masked(self, mask: Float[Tensor, "B S h w"]) -> "Correspondences":
+        """The same with reliabilities multiplied by a mask."""
+        return Correspondences(self.flow, self.weight * mask, self.rotation, self.translation, self.focal_px)
 
 
 def half_grid(height: int, width: int, device: torch.device | None = None) -> Float[Tensor, "h w 2"]:
@@ -36,57 +53,49 @@ def half_grid(height: int, width: int, device: torch.device | None = None) -> Fl
     return pixel_grid(height, width, device) * 2 + 0.5
 
 
-def triangulate(
-    flow: Float[Tensor, "P h w 2"], weight: Float[Tensor, "P h w"], motion: Motion, focal_px: Float[Tensor, "P"]
-) -> DepthEvidence:
-    """Depth evidence of each directed pair, at the first frame, in units of the pair's translation.
+def triangulate(seen: Correspondences) -> DepthEvidence:
+    """Depth evidence of each frame, in the scale of its translations.
 
-    Args:
-        flow: half-resolution flow in pixels of the frames, to the second frame.
-        weight: reliability of the matches in [0, 1].
+    With a = R x, b = x' and v = t x b, the point a + rho t is on the ray b where u + rho v = 0 with u = a x b;
+    |u + rho v| f / z is the reprojection error in pixels (to first order), |v| f / z the parallax that one unit
+    of inverse depth makes. A point without parallax, where the middle of the frame has much, is known to be far.
     """
-    pairs, height, width = flow.shape[:3]
-    centre = flow.new_tensor([width - 0.5, height - 0.5])  # centre of the full-resolution frame
-    p = (half_grid(height, width, flow.device) - centre).reshape(1, -1, 2).expand(pairs, -1, -1)
-    q = p + flow.reshape(pairs, -1, 2)
-    rho, _ = inverse_depth(motion, to_rays(p, focal_px), to_rays(q, focal_px))
-    error = epipolar_error_px(motion, p, q, focal_px)
-    low, high = PARALLAX_PX
-    precision = ((parallax_px(motion, p, q, focal_px) - low) / (high - low)).clamp(0, 1)
-    agrees = torch.exp(-((error / EPIPOLAR_PX) ** 2))
-    matched = weight.reshape(pairs, -1)
-    known = matched * agrees * precision * (rho > MIN_INVERSE_DEPTH)
-    shape = (pairs, height, width)
-    return DepthEvidence(
-        rho.clamp(min=MIN_INVERSE_DEPTH).log().reshape(shape),
-        known.reshape(shape),
-        ((1 - agrees) * matched).reshape(shape),
-    )
+    frames, others, height, width = seen.weight.shape
+    centre = seen.flow.new_tensor([width - 0.5, height - 0.5])  # centre of the full-resolution frame
+    p = (half_grid(height, width, seen.flow.device) - centre).reshape(1, 1, -1, 2)
+    q = (p + seen.flow.flatten(2, 3)).flatten(0, 1)
+    focal = seen.focal_px.repeat_interleave(others)
+    a = seen.rotation.flatten(0, 1) @ to_rays(p[0].expand(len(q), -1, -1), focal)
+    b, t = to_rays(q, focal), seen.translation.flatten(0, 1)
+    u, v = cross(a, b), cross_matrix(t) @ b
+    shape = lambda x: x.view(frames, others, -1)  # noqa: E731
+    uu, uv, vv, near = (shape(x) for x in ((u * u).sum(1), (u * v).sum(1), (v * v).sum(1), a[:, 2]))
+    ahead, focal = shape(t[:, 2:]), seen.focal_px[:, None, None]
+    weight = seen.weight.flatten(2)
+    share = weight  # of each match, in units of squared rays
+    for sigma in SIGMA_PX:
+        rho = -(share * uv).sum(1) / (share * vv).sum(1).clamp(min=1e-12)
+        at = rho[:, None]
+        to_px = (focal / (near + at * ahead).clamp(min=MIN_Z)).square()
+        error = ((uu + at * (2 * uv + at * vv)) * to_px).clamp(min=0)
+        fits = (1 + error / sigma**2) ** -2
+        share = weight * fits * to_px
+    per_rho = (share * vv).sum(1).sqrt().clamp(min=1e-9)  # parallax in pixels of one unit of inverse depth
+    parallax_px = per_rho * rho
+    middle = weighted_median(rho, parallax_px.clamp(min=0, max=8) + 1e-9)[:, None]
+    reach_px = torch.maximum(parallax_px, per_rho * middle).clamp(min=0)
+    known = reach_px**4 / (reach_px**4 + PARALLAX_PX**4) * (parallax_px > -BEHIND_PX)
+    moving = (weight * (1 - fits)).sum(1) / (seen.weight > 0).any(-1).any(-1).sum(1).clamp(min=1)[:, None]
+    maps = (torch.maximum(rho, FAR_PX / per_rho).log(), known, moving)
+    return DepthEvidence(*(x.view(frames, height, width) for x in maps))
 
 
-def fuse(evidence: DepthEvidence, frames: int, pairs_per_frame: int, rounds: int = 2) -> DepthEvidence:
-    """One map per frame from the maps of its pairs (frames x pairs_per_frame, flattened).
-
-    The scales are aligned by weighted medians to the pair that knows most, then to the running mean; the
-    result has weighted median zero.
-    """
-    height, width = evidence.weight.shape[-2:]
-    logs = evidence.log_inverse_depth.reshape(frames, pairs_per_frame, -1)
-    weights = evidence.weight.reshape(frames, pairs_per_frame, -1)
-    best = weights.sum(-1).argmax(1)
-    rows = torch.arange(frames, device=logs.device)
-    mean, total = logs[rows, best], weights[rows, best]
-    for _ in range(rounds):
-        shared = (weights * total[:, None]).reshape(frames * pairs_per_frame, -1) + 1e-9
-        gap = (mean[:, None] - logs).reshape(frames * pairs_per_frame, -1)
-        aligned = logs + weighted_median(gap, shared).view(frames, pairs_per_frame, 1)
-        total = weights.sum(1)
-        mean = (aligned * weights).sum(1) / total.clamp(min=1e-6)
-    mean = (mean - weighted_median(mean, total + 1e-9)[:, None]).clamp(-LOG_RANGE, LOG_RANGE)
-    confidence = 1 - torch.exp(-total)
-    moving = evidence.moving.reshape(frames, pairs_per_frame, -1).mean(1)
-    shape = (frames, height, width)
-    return DepthEvidence((mean * (confidence > 1e-3)).reshape(shape), confidence.reshape(shape), moving.reshape(shape))
+def centred(evidence: DepthEvidence) -> DepthEvidence:
+    """The same with weighted median zero in each frame, and outliers pulled in."""
+    logs = evidence.log_inverse_depth
+    middle = weighted_median(logs.flatten(1), evidence.weight.flatten(1) + 1e-9)[:, None, None]
+    known = (evidence.weight > 1e-3).to(logs)
+    return DepthEvidence((logs - middle).clamp(-LOG_RANGE, LOG_RANGE) * known, evidence.weight, evidence.moving)
 
 
 def as_channels(evidence: DepthEvidence) -> Float[Tensor, "B 3 h w"]:

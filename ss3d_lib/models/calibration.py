@@ -1,0 +1,193 @@
+"""The focal length and the cameras of a clip: many starts, the best bundle, and what every other focal length costs.
+
+Gauss-Newton finds the nearest minimum; which one that is depends on the focal length that the pairs were first
+solved with, and on which side of a mirror they fell (Necker's cube). So each clip starts from several focal
+lengths, each way round, on a third of its points; the two cheapest are finished on all of them. No gradient
+flows through the search: the parts of the network have losses of their own (notebooks 03 and 04).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ss3d_lib.geometry import invert_pose, rigid, so3_exp, so3_log
+from ss3d_lib.models.bundle import Bundle, Neighbours, Sightings, adjust, start_bundle
+from ss3d_lib.models.trajectory import PairGraph, build_trajectory, solve_scales
+from ss3d_lib.twoview import (
+    NUM_FOCALS,
+    Motion,
+    epipolar_error_px,
+    focal_candidates,
+    inverse_depth,
+    parallax_px,
+    solve_motion,
+    to_rays,
+    weighted_median,
+)
+
+START_FOCALS = (0.5, 0.8, 1.25, 1.8)  # of the longer image side
+ANNEAL = (8.0, 4.0, 2.0)  # multiples of the robust scale while the basin is sought (graduated non-convexity)
+SEARCH_STEPS, FINISH_STEPS, PROFILE_STEPS, FIXED_STEPS = 12, 15, 5, 8  # Gauss-Newton iterations
+FINISHED = 2  # starts that are finished
+SEARCH_POINTS, PROFILE_POINTS = 1500, 350  # points in all frames of a clip, at most, while seeking and profiling
+
+
+@dataclass(frozen=True)
+class ClipMatches:
+    """Matches of all directed pairs of B clips at M points of a grid: forward pairs first, then their reverses."""
+
+    graph: PairGraph
+    p: Float[Tensor, "M 2"]  # pixels from the image centre
+    q: Float[Tensor, "B D M 2"]
+    weight: Float[Tensor, "B D M"]
+    prior: Float[Tensor, "B N M"]  # log inverse depth that each picture suggests, up to scale
+    longer_side_px: float
+
+    def repeated(self, times: int) -> "ClipMatches":
+        """Every clip so many times in a row."""
+        many = (x.repeat_interleave(times, 0) for x in (self.q, self.weight, self.prior))
+        return ClipMatches(self.graph, self.p, *many, self.longer_side_px)
+
+    def sightings(self, near: Neighbours) -> Sightings:
+        """The same, sorted under the frames where pairs start."""
+        weight = self.weight[:, near.order] * near.exists[..., None].to(self.weight)
+        return Sightings(self.p, self.q[:, near.order], weight, self.prior, self.longer_side_px)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The best bundle of each clip, what it costs (mean robust loss in [0, 1]), and what it was solved from."""
+
+    bundle: Bundle
+    cost: Float[Tensor, "B"]
+    near: Neighbours
+    seen: Sightings
+
+    @torch.no_grad()
+    def with_focal(self, focal_px: Float[Tensor, "B"]) -> "Solution":
+        """The cameras under another focal length, which is held."""
+        bundle, value = adjust(carry(self.bundle, focal_px), self.near, self.seen, FIXED_STEPS, free_focal=False)
+        return Solution(bundle, value, self.near, self.seen)
+
+    @property
+    def world_from_cam(self) -> Float[Tensor, "B N 4 4"]:
+        """Camera poses; the first frame is the world."""
+        poses = invert_pose(rigid(self.bundle.rotation, self.bundle.translation))
+        return invert_pose(poses[:, :1]) @ poses
+
+
+def first_cameras(
+    matches: ClipMatches, focal_px: Float[Tensor, "B"], side: Float[Tensor, "B"]
+) -> Float[Tensor, "B N 4 4"]:
+    """world_from_cam poses from the motions of single pairs under a focal length.
+
+    Args:
+        side: 1 to prefer, of motions that fit alike, the one that the pictures suggest; -1 its mirror image.
+    """
+    graph, prior = matches.graph, side[:, None, None] * matches.prior
+    clips, half = len(matches.q), len(graph.first)
+    p = matches.p.expand(clips * half, -1, -1)
+    q, weight = (value[:, :half].flatten(0, 1) for value in (matches.q, matches.weight))
+    motion = solve_motion(p, q, weight, focal_px.repeat_interleave(half), prior[:, graph.first].flatten(0, 1))
+    offset, known = scale_offsets(matches, motion, focal_px, prior)
+    _, log_length = solve_scales(graph, offset, known)
+    translation = motion.direction.view(clips, half, 3) * log_length.exp()[..., None]
+    quality = (1 - motion.residual).clamp(min=0.01) * weight.mean(1).clamp(min=1e-3)
+    return build_trajectory(graph, motion.rotation.view(clips, half, 3, 3), translation, quality.view(clips, half))
+
+
+def scale_offsets(matches: ClipMatches, motion: Motion, focal_px, prior) -> tuple[Tensor, Tensor]:
+    """Median log ratio (B, D) of triangulated inverse depth to the prior's, of all directed pairs, and its weight."""
+    graph, (clips, directed) = matches.graph, matches.weight.shape[:2]
+    both = both_ways(motion, clips)
+    p = matches.p.expand(clips * directed, -1, -1)
+    q, focal = matches.q.flatten(0, 1), focal_px.repeat_interleave(directed)
+    rho, _ = inverse_depth(both, to_rays(p, focal), to_rays(q, focal))
+    fits = torch.exp(-(epipolar_error_px(both, p, q, focal) ** 2))
+    precise = ((parallax_px(both, p, q, focal) - 0.5) / 1.5).clamp(0, 1)
+    known = matches.weight.flatten(0, 1) * fits * precise * (rho > 1e-4)
+    start = torch.cat([graph.first, graph.second])
+    gap = rho.clamp(min=1e-4).log() - prior[:, start].flatten(0, 1)
+    return weighted_median(gap, known + 1e-6).view(clips, directed), known.mean(1).view(clips, directed)
+
+
+def both_ways(motion: Motion, clips: int) -> Motion:
+    """The motions of each clip's pairs, followed by their inverses (direction of the inverse: -R' t)."""
+    back = motion.rotation.transpose(1, 2)
+    direction = -(back @ motion.direction[..., None])[..., 0]
+    join = lambda a, b: torch.cat([a.unflatten(0, (clips, -1)), b.unflatten(0, (clips, -1))], 1).flatten(0, 1)  # noqa: E731
+    return Motion(
+        join(motion.rotation, back), join(motion.direction, direction), join(motion.residual, motion.residual)
+    )
+
+
+def thin(seen: Sightings, most: int) -> Sightings:
+    """Every so many points, so that the frames of a clip have at most about that many in all."""
+    frames, points = seen.prior.shape[1:]
+    step = max(1, round(points * frames / most)) | 1  # odd: even steps would take whole columns of the grid
+    part = slice(step // 2, None, step)
+    return Sightings(
+        seen.p[part], seen.q[:, :, :, part], seen.weight[..., part], seen.prior[..., part], seen.longer_side_px
+    )
+
+
+def repeated(seen: Sightings, times: int) -> Sightings:
+    """The sightings of every clip so many times in a row."""
+    many = (x.repeat_interleave(times, 0) for x in (seen.q, seen.weight, seen.prior))
+    return Sightings(seen.p, *many, seen.longer_side_px)
+
+
+@torch.no_grad()
+def solve_clips(matches: ClipMatches, focal_px: Float[Tensor, "B"] | None = None) -> Solution:
+    """Cameras and, unless it is given, focal length of each clip."""
+    near = Neighbours.of(matches.graph)
+    seen, clips, free = matches.sightings(near), len(matches.q), focal_px is None
+    if free:
+        focal_px = torch.tensor(START_FOCALS).repeat_interleave(2).repeat(clips) * matches.longer_side_px
+        rows = 2 * len(START_FOCALS)
+    else:
+        focal_px, rows = focal_px.repeat_interleave(2), 2
+    side = torch.tensor([1.0, -1.0]).repeat(clips * rows // 2)
+    poses = first_cameras(matches.repeated(rows), focal_px, side)
+    few = repeated(thin(seen, SEARCH_POINTS), rows)
+    found, value = adjust(start_bundle(poses, focal_px, near, few), near, few, SEARCH_STEPS, ANNEAL, free)
+    finished = FINISHED if free else 1
+    order = value.view(clips, rows).argsort(1)[:, :finished] + rows * torch.arange(clips)[:, None]
+    best = order.flatten()
+    poses = invert_pose(rigid(found.rotation[best], found.translation[best]))
+    all_seen = repeated(seen, finished)
+    start = start_bundle(poses, found.log_focal[best].exp(), near, all_seen)
+    done, value = adjust(start, near, all_seen, FINISH_STEPS, free_focal=free)
+    winner = value.view(clips, finished).argmin(1) + finished * torch.arange(clips)
+    return Solution(done.rows(winner), value[winner], near, seen)
+
+
+def carry(bundle: Bundle, focal_px: Float[Tensor, "B"]) -> Bundle:
+    """A bundle under another focal length: what moves the image by as many pixels as before."""
+    ratio = (bundle.log_focal - focal_px.log()).exp()[:, None, None]
+    first = bundle.rotation[:, :1].transpose(-1, -2)
+    turn = so3_log((bundle.rotation @ first).flatten(0, 1)).unflatten(0, bundle.translation.shape[:2])
+    shift = bundle.translation - (bundle.rotation @ first @ bundle.translation[:, :1, :, None])[..., 0]
+    stretch = torch.cat([ratio, ratio, torch.ones_like(ratio)], dim=-1)
+    return Bundle(
+        so3_exp((turn * stretch).flatten(0, 1)).unflatten(0, turn.shape[:2]),
+        shift * stretch,
+        focal_px.log(),
+        bundle.rho,
+    )
+
+
+@torch.no_grad()
+def focal_profile(solution: Solution) -> tuple[Float[Tensor, "B C"], Float[Tensor, "C"]]:
+    """Cost of every candidate focal length, each with cameras and depths of its own, and the candidates in pixels."""
+    few = thin(solution.seen, PROFILE_POINTS)
+    clips = len(few.q)
+    candidates_px = focal_candidates(few.longer_side_px, few.q.device)
+    seen, focal_px = repeated(few, NUM_FOCALS), candidates_px.repeat(clips)
+    carried = carry(solution.bundle.rows(torch.arange(clips).repeat_interleave(NUM_FOCALS)), focal_px)
+    world_from_cam = invert_pose(rigid(carried.rotation, carried.translation))
+    start = start_bundle(world_from_cam, focal_px, solution.near, seen)
+    _, value = adjust(start, solution.near, seen, PROFILE_STEPS, free_focal=False)
+    return value.view(clips, NUM_FOCALS), candidates_px
