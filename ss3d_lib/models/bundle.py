@@ -182,7 +182,7 @@ def gauss_newton(
     """One damped step of all unknowns."""
     error, jacobian, by_rho = jacobians(state, near, seen)
     clips, frames, slots = error.shape[:3]
-    size, local = 6 * frames + 1, 6 * slots + 7
+    size = 6 * frames + 1
     robust = seen.weight / (1 + error.square().sum(3) / sigma_px**2) ** 2 / sigma_px**2
     weighted = jacobian * robust[:, :, :, None, None]
     normal = weighted.flatten(4) @ jacobian.flatten(4).transpose(-1, -2)
