@@ -64,8 +64,9 @@ terms = joint.Terms(triangulation, uncertainty, smoothness, single_image, min_cr
 # %% [markdown]
 # ## What depth is learnt from
 # Flow says where a pixel went, stage 1 how the camera moved: together they triangulate an inverse depth, up to scale, where
-# there is parallax. Up to six pairs (1, 2, 4 strides, both ways) are brought to one scale and averaged. The network gets a
-# random part of this evidence, with holes, or none; all of it is the target.
+# there is parallax. A pixel is seen in up to six other frames (1, 2, 4 strides, both ways); its depth is the one that fits
+# them best, and a match that disagrees loses its say. The network gets a random part of this evidence, with holes, or none;
+# all of it is the target.
 #
 # **Predict:** where in these pictures is there no evidence, and why?
 

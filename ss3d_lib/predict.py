@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from ss3d_lib.borders import content_box
 from ss3d_lib.checkpoints import load_model
@@ -74,7 +74,7 @@ def network_size(height: int, width: int) -> tuple[int, int]:
     return max(64, round(height * scale / 16) * 16), max(64, round(width * scale / 16) * 16)
 
 
-def fit_frames(frames: Float[np.ndarray, "T H W 3"]) -> tuple[torch.Tensor, Fit]:
+def fit_frames(frames: UInt8[np.ndarray, "T H W 3"]) -> tuple[torch.Tensor, Fit]:
     """Frames (T, H, W, 3) uint8 without black bars, scaled to cover the network's size, centre-cropped: (1, T, 3, h, w)."""
     x0, y0, x1, y1 = content_box(frames)
     full, frames = frames.shape[1:3], frames[:, y0:y1, x0:x1]
@@ -108,7 +108,7 @@ def windows(frames: int) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def predict_frames(model: ClipNet, frames: Float[np.ndarray, "T H W 3"]) -> VideoPrediction:
+def predict_frames(model: ClipNet, frames: UInt8[np.ndarray, "T H W 3"]) -> VideoPrediction:
     """Everything about a run of frames from one camera.
 
     Args:

@@ -143,6 +143,17 @@ def test_long_video_in_flat_memory(tmp_path):
     assert covered == list(range(260)) and max(shot.row.frames for shot in found) <= 40
 
 
+def test_a_window_every_so_many_seconds(tmp_path):
+    path = video.write_video(tmp_path / "long.mp4", pan(25, 200, step_px=1.0), fps=20)
+    settings = CurateSettings(max_frames=20, every_s=3.0)
+    whole = np.concatenate([shot.frames for shot in curate_video(path, CurateSettings(max_frames=20))])
+    found = list(curate_video(path, settings))
+    assert [(s.row.start_s, s.row.end_s, s.row.start_frame) for s in found] == [(t, t + 1, 20 * t) for t in (0, 3, 6, 9)]
+    for shot in found:  # the same frames, but for what two decoders' scaling leaves
+        same = whole[shot.row.start_frame : shot.row.end_frame]
+        assert np.abs(shot.frames.astype(int) - same).mean() < 3
+
+
 def test_bad_files_stop_nothing_and_nothing_is_done_twice(tmp_path):
     from test_video import bad_files
 

@@ -1,0 +1,103 @@
+"""What a checkpoint makes of a folder of videos: a table of all shots, and pictures of those with a signal.
+
+    python -m ss3d_lib.gallery VIDEO_OR_FOLDER --out FOLDER
+
+Writes shots.csv (why each shot was kept or not, focal length, trust), gallery.png (one row per kept shot:
+picture, inverse depth, path from above, belief about the focal length), and per video what
+`python -m ss3d_lib.predict` writes. A video that cannot be read is a row of the table; the others go on.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ss3d_lib.checkpoints import load_model
+from ss3d_lib.files import atomic_write
+from ss3d_lib.models import ClipNet
+from ss3d_lib.plots import save_figure, show_image, show_inverse_depth, use_style
+from ss3d_lib.predict import DEFAULT_CHECKPOINT, predict_video
+from ss3d_lib.progress import progress
+from ss3d_lib.video import VideoError, find_videos
+
+COLUMNS = ("video", "shot", "start_s", "end_s", "kept", "score", "reason", "focal_share", "focal_low", "focal_high", "trust")
+
+
+def table_rows(video: str, summary: dict[str, dict]) -> list[dict]:
+    """One row per shot of what `predict_video` returns; focal lengths in shares of the longer side."""
+    rows = []
+    for shot, said in summary.items():
+        row = {"video": video, "shot": shot, "kept": 0, "reason": said["reason"] or said["status"]}
+        if said["status"] == "predicted":
+            longer = max(said["height"], said["width"])
+            low, high = (float(bound) / longer for bound in said["focal_interval_px"])
+            row |= {name: said[name] for name in ("start_s", "end_s", "score", "trust")}
+            row |= {"kept": int(not said["reason"]), "reason": said["reason"]}
+            row |= {"focal_share": said["focal_px"] / longer, "focal_low": low, "focal_high": high}
+        rows.append(row)
+    return rows
+
+
+def predict_folder(model: ClipNet, path: Path, out: Path) -> pd.DataFrame:
+    """Predict all videos; returns the table that shots.csv holds."""
+    rows, videos = [], find_videos(path)
+    for video in progress(videos, len(videos), "videos"):
+        try:
+            rows += table_rows(video.name, predict_video(model, video, out / video.stem))
+        except (VideoError, OSError, ValueError) as error:
+            rows.append({"video": video.name, "shot": "", "kept": 0, "reason": str(error)})
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    with atomic_write(out / "shots.csv") as temporary:
+        table.to_csv(temporary, index=False, float_format="%.3f")
+    return table
+
+
+def kept_figure(table: pd.DataFrame, out: Path, most: int = 12) -> Figure:
+    """Picture, inverse depth, path and focal length of the best kept shot of each video."""
+    kept = table[table.kept == 1].sort_values("score", ascending=False).drop_duplicates("video").head(most)
+    figure, axes = plt.subplots(max(1, len(kept)), 4, figsize=(11, 2.1 * max(1, len(kept))), squeeze=False)
+    for line, row in zip(axes, kept.itertuples()):
+        with np.load(out / Path(row.video).stem / f"{row.shot}.npz", allow_pickle=False) as said:
+            middle = len(said["frames"]) // 2
+            show_image(line[0], said["frames"][middle], f"{row.shot}, score {row.score:.2f}")
+            show_inverse_depth(line[1], said["depth_m"][middle], f"inverse depth, trust {row.trust:.2f}")
+            path = said["world_from_cam"][:, :3, 3] / np.median(said["depth_m"])
+            line[2].plot(path[:, 0], path[:, 2], "o-", markersize=2)
+            line[2].set_title("path from above, median depths", fontsize=8)
+            line[2].set_aspect("equal", adjustable="datalim")
+            share = said["focal_candidates_px"] / max(said["frames"].shape[1:3])
+            line[3].bar(share, said["focal_probability"], width=0.05 * share)
+            line[3].axvspan(row.focal_low, row.focal_high, alpha=0.2)
+            line[3].set_xscale("log")
+            line[3].set_title(f"focal length {row.focal_share:.2f} of the longer side", fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ss3d_lib.gallery", description="A table of all shots of your videos, and pictures of the good ones."
+    )
+    parser.add_argument("videos", type=Path, help="a video file, or a folder of them")
+    parser.add_argument("--out", type=Path, required=True, help="folder for shots.csv, gallery.png and predictions")
+    parser.add_argument("--checkpoint", type=Path, default=Path(DEFAULT_CHECKPOINT), help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    use_style()
+    try:
+        table = predict_folder(load_model(options.checkpoint), options.videos, options.out)
+    except (VideoError, FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(table.to_string(index=False, float_format="%.2f", na_rep="-"))
+    save_figure(kept_figure(table, options.out), options.out / "gallery.png")
+    return 0 if table.kept.any() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The table and pictures of a folder of videos, with files that cannot be read among them."""
+
+import numpy as np
+import pytest
+import torch
+from made_shots import make_shot
+
+from ss3d_lib import gallery
+from ss3d_lib.checkpoints import save_model
+from ss3d_lib.models import ClipNet
+from ss3d_lib.video import write_video
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two videos, one with a signal and one without, an empty file, and a checkpoint that knows nothing."""
+    root = tmp_path_factory.mktemp("gallery")
+    (root / "videos").mkdir()
+    for kind in ("multi_view", "static"):
+        write_video(root / "videos" / f"{kind}.mp4", make_shot(kind, seed=3, frames=12), fps=15)
+    (root / "videos" / "empty.mp4").write_bytes(b"")
+    torch.manual_seed(0)
+    save_model(ClipNet(), root / "model.safetensors", {})
+    return root
+
+
+def test_every_file_is_a_row_and_only_shots_with_a_signal_are_kept(folder, capsys):
+    out = folder / "out"
+    arguments = [str(folder / "videos"), "--out", str(out), "--checkpoint", str(folder / "model.safetensors")]
+    assert gallery.main(arguments) == 0
+    table = gallery.pd.read_csv(out / "shots.csv", keep_default_na=False)
+    assert list(table.columns) == list(gallery.COLUMNS)
+    by_video = table.set_index("video")
+    assert set(by_video.index) == {"multi_view.mp4", "static.mp4", "empty.mp4"}
+    assert by_video.kept["multi_view.mp4"] == 1 and by_video.reason["multi_view.mp4"] == ""
+    assert by_video.kept["static.mp4"] == 0 and by_video.reason["static.mp4"] in ("static", "slideshow")
+    assert by_video.kept["empty.mp4"] == 0 and "empty.mp4" in by_video.reason["empty.mp4"]
+    row = by_video.loc["multi_view.mp4"]
+    assert 0 < float(row.focal_low) <= float(row.focal_share) <= float(row.focal_high)
+    assert (out / "gallery.png").stat().st_size > 10_000
+    with np.load(out / "multi_view" / "multi_view_s00.npz", allow_pickle=False) as said:
+        assert said["depth_m"].shape == said["frames"].shape[:3]
+    assert "multi_view_s00" in capsys.readouterr().out
+
+
+def test_a_missing_folder_or_checkpoint_is_one_clear_line(folder, capsys):
+    checkpoint = ["--checkpoint", str(folder / "model.safetensors")]
+    assert gallery.main([str(folder / "nowhere"), "--out", str(folder / "x"), *checkpoint]) == 1
+    assert "nowhere" in capsys.readouterr().err
+    assert gallery.main([str(folder / "videos"), "--out", str(folder / "x"), "--checkpoint", "none.safetensors"]) == 1
+    assert "none.safetensors" in capsys.readouterr().err
