@@ -38,6 +38,7 @@ class CurateSettings:
     min_frames: int = 8
     max_frames: int = 120
     duplicate_bits: int = 8
+    every_s: float = 0.0  # look at one window of max_frames in so many seconds; 0 looks at every frame
 
 
 DEFAULTS = CurateSettings()
@@ -88,10 +89,10 @@ def curate_video(path: str | Path, settings: CurateSettings = DEFAULTS, name: st
     path, name, index, last_s = Path(path), name or Path(path).stem, 0, 0.0
     try:
         info = video.probe(path)
-        for frames, times_s, numbers in _continuous(path, settings):
+        for frames, times_s, numbers in _pieces(info, settings):
             yield _make_shot(info, name, index, frames, times_s, numbers, settings)
             index, last_s = index + 1, float(times_s[-1])
-        reason = video.missing_tail(info, last_s)
+        reason = "" if settings.every_s else video.missing_tail(info, last_s)  # windows need not reach the end
         if reason:
             yield _failed(path, name, index, reason, last_s, info.duration_s)
     except (video.VideoError, OSError, MemoryError) as error:
@@ -119,9 +120,21 @@ def paced(chunks: Iterator[tuple[np.ndarray, np.ndarray]], max_fps: float) -> It
         number += len(frames)
 
 
-def _continuous(path: Path, settings: CurateSettings) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The continuous pieces of a video, windowed to max_frames: (frames, times_s, numbers), in decoding size."""
-    chunks = paced(video.read_chunks(path, DECODE_SHORT_SIDE_PX), settings.max_fps)
+def _pieces(info: video.VideoInfo, settings: CurateSettings) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(frames, times_s, numbers) of continuous pieces, of the whole video or of a window of it every so many seconds."""
+    read = lambda span_s: video.read_chunks(info.path, DECODE_SHORT_SIDE_PX, span_s=span_s)  # noqa: E731
+    if not settings.every_s:
+        yield from _continuous(read(None), settings)
+        return
+    length_s = settings.max_frames / min(settings.max_fps, info.fps)
+    for start_s in np.arange(0, max(info.duration_s, length_s), max(settings.every_s, length_s)):
+        for frames, times_s, numbers in _continuous(read((start_s, start_s + length_s)), settings):
+            yield frames, times_s, numbers + round(start_s * info.fps)
+
+
+def _continuous(chunks: Iterator, settings: CurateSettings) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The continuous pieces of what `read_chunks` yields, windowed to max_frames, in decoding size."""
+    chunks = paced(chunks, settings.max_fps)
     block = 3 * settings.max_frames + LOOK_AHEAD
     held = _Held()
     for chunk in chunks:

@@ -171,11 +171,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("videos", type=Path, help="a video, or a folder that holds videos at any depth")
     parser.add_argument("--out", type=Path, required=True, help="the CSV to write: a row per shot")
     parser.add_argument("--workers", type=int, default=2, help="processes, or cores for Ray (default: 2)")
+    parser.add_argument("--every-s", type=float, default=0.0, help="score one window of 4 s in so many s (default: all)")
     parser.add_argument("--backend", choices=BACKENDS, default="processes", help="ray: a cluster, named by RAY_ADDRESS")
     options = parser.parse_args(arguments)
     try:
         watch = lambda jobs: progress(jobs, label="scoring videos")
-        counts = score_folder(options.videos, options.out, options.workers, watch, options.backend)
+        settings = CurateSettings(every_s=options.every_s)
+        counts = score_folder(options.videos, options.out, options.workers, watch, options.backend, settings)
     except (video.VideoError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

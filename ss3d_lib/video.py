@@ -96,13 +96,15 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 def read_chunks(
-    path: str | Path, short_side_px: int | None = None, chunk: int = 64, decoder: str = "auto"
+    path: str | Path, short_side_px: int | None = None, chunk: int = 64, decoder: str = "auto",
+    span_s: tuple[float, float] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Decode a video from its beginning, `chunk` frames at a time, so that memory stays flat on long videos.
 
     Args:
         short_side_px: frames larger than this are decoded at this short side (even sizes); None keeps the size.
         decoder: "auto" (decord, then PyAV for what decord cannot read), "decord" or "pyav".
+        span_s: only the frames whose time lies in [start, end); PyAV goes to the key frame before it. May hold none.
 
     Yields:
         frames (n,H,W,3) uint8 RGB in display orientation, and their timestamps (n,) float64 in s after the first frame.
@@ -113,6 +115,9 @@ def read_chunks(
     info = probe(path)
     size = decode_size(info.height, info.width, short_side_px)
     done = 0
+    if span_s is not None:
+        yield from _pyav_chunks(info, size, chunk, 0, span_s)
+        return
     if decoder == "decord" or (decoder == "auto" and decord is not None and not info.rotation_deg):
         try:  # rotated files go to PyAV: decord turns them by itself, but not in every version
             for frames, times_s in _decord_chunks(info, size, chunk):
@@ -240,17 +245,22 @@ def _decord_chunks(info: VideoInfo, size: tuple[int, int], chunk: int) -> Iterat
 
 
 def _pyav_chunks(
-    info: VideoInfo, size: tuple[int, int], chunk: int, skip: int
+    info: VideoInfo, size: tuple[int, int], chunk: int, skip: int, span_s: tuple[float, float] = (0.0, np.inf)
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     height, width = size if info.rotation_deg % 180 == 0 else size[::-1]
     frames, times_s, first_s = [], [], None
     with av.open(str(info.path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
+        if span_s[0] > 0:
+            first_s = float((stream.start_time or 0) * stream.time_base)
+            container.seek(round((first_s + span_s[0]) / stream.time_base), stream=stream)
         for index, frame in enumerate(_until_broken(container.decode(stream))):
             time_s = index / info.fps if frame.time is None else frame.time
             first_s = time_s if first_s is None else first_s
-            if index < skip:
+            if time_s - first_s >= span_s[1]:
+                break
+            if index < skip or time_s - first_s < span_s[0]:
                 continue
             interpolation = "AREA" if height < frame.height else "BICUBIC"
             frames.append(frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=interpolation))
