@@ -3,6 +3,7 @@
 import csv
 import os
 import signal as signals
+import subprocess
 import sys
 from pathlib import Path
 
@@ -139,3 +140,44 @@ def test_a_video_that_kills_every_worker_costs_itself_only():
     done = {job[0]: (result, error) for job, result, error in found}
     assert done["a"] == ("A", "") and done["b"] == ("B", "")
     assert done["crash"][0] is None and "crashed the process" in done["crash"][1]
+
+
+THOUSAND = """
+import resource, sys
+from pathlib import Path
+from ss3d_lib import score
+from ss3d_lib.curation import CurateSettings
+
+peaks_mb, out = [], Path(sys.argv[2])
+def watch(done):
+    for count, item in enumerate(done, 1):
+        if count in (100, 1000):
+            peaks_mb.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        yield item
+counts = score.score_folder(Path(sys.argv[1]), out, workers=1, watch=watch, settings=CurateSettings(min_frames=4))
+again = score.score_folder(Path(sys.argv[1]), out, workers=1, settings=CurateSettings(min_frames=4))
+print(*(counts[k] for k in ("videos", "new", "kept", "duplicates")), again["new"], again["duplicates"], *peaks_mb)
+"""
+
+
+@pytest.mark.slow
+def test_a_thousand_videos(tmp_path):
+    """The corpus' openings under many names: memory stays flat, the duplicates are found, a second run does no work."""
+    (tmp_path / "in").mkdir()
+    openings = 12
+    for number, path in enumerate(video.find_videos("data/videos/val")[:openings]):
+        frames, _ = video.read_video(path, max_frames=5)
+        opening = video.write_video(tmp_path / f"{number}.mp4", frames)
+        for copy in range(number, 1000, openings):
+            os.link(opening, tmp_path / "in" / f"v{copy:04d}.mp4")
+    command = [sys.executable, "-c", THOUSAND, str(tmp_path / "in"), str(tmp_path / "scores.csv")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
+    videos, new, kept, duplicates, new_again, duplicates_again, early_mb, late_mb = map(float, done.stdout.split())
+    print(done.stdout)
+    assert (videos, new, new_again) == (1000, 1000, 0) and duplicates == duplicates_again
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    firsts = [row for row in rows if row["kept"] == "1"]
+    assert kept == len(firsts) and 0 < kept <= openings
+    signal_share = sum(row["kept"] == "1" or row["reason"].startswith("duplicate") for row in rows)
+    assert duplicates == signal_share - kept and duplicates > 50 * kept
+    assert late_mb < 1.1 * early_mb + 10

@@ -1,0 +1,190 @@
+"""Kept shots as webdataset tar shards, and as a stream for training: `python -m ss3d_lib.shards --out FOLDER`.
+
+A sample is SHOT.json (the row of scores.csv), SHOT.frames.npy (exact) or SHOT.jpegs.npz (small), and SHOT.flow.npz (exact
+only; small shards have flow computed when they are read). Shots lie in the shards in the order of a hash of their names,
+so neighbours in a shard are of different videos; each shard is made by one job and whole or absent. A shot's text and
+arrays alone decide a shard's bytes. Needs the extra `cluster`. Introduced in notebook 02.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from ss3d_lib import flow
+from ss3d_lib.data import Shot
+from ss3d_lib.files import atomic_write, read_json, write_json
+from ss3d_lib.jobs import BACKENDS, run_jobs
+from ss3d_lib.progress import progress
+
+JPEG_QUALITY = 95
+SHARD_MB = 256
+
+
+def write_shards(
+    curate: Path, score: Path, out: Path, shard_mb: float = SHARD_MB, small: bool = False, workers: int = 1,
+    backend: str = "processes", watch=iter,
+) -> list[Path]:
+    """Put the shots that scores.csv kept into shards of at most about `shard_mb`; returns the paths of the shards.
+
+    Shards that hold the same already are left as they are, and shards of an earlier division are removed.
+
+    Args:
+        curate, score: result folders of those stages. small: frames as JPEG, without flow.
+
+    Raises:
+        FileNotFoundError: an earlier stage has not run. RuntimeError: a shard could not be written.
+    """
+    rows = pd.read_csv(score / "scores.csv", keep_default_na=False)
+    kept = sorted(rows[rows.kept == 1].to_dict("records"), key=lambda row: _digest(row["shot"]))
+    groups = _divide(kept, [_size_mb(row, curate, score, small) for row in kept], shard_mb)
+    jobs = [(out / f"shots-{i:06d}.tar", group, curate, score, small) for i, group in enumerate(groups)]
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in set(out.glob("shots-*.*")) - {p for path, *_ in jobs for p in (path, path.with_suffix(".json"))}:
+        stale.unlink()
+    for _, _, error in watch(run_jobs(_write_shard, jobs, workers, backend)):
+        if error:
+            raise RuntimeError(f"a shard could not be written: {error}")
+    return [path for path, *_ in jobs]
+
+
+def _divide(rows: list[dict], sizes_mb: list[float], most_mb: float) -> list[list[dict]]:
+    groups: list[list[dict]] = []
+    filled_mb = np.inf
+    for row, size_mb in zip(rows, sizes_mb):
+        if filled_mb + size_mb > most_mb:
+            groups.append([])
+            filled_mb = 0.0
+        groups[-1].append(row)
+        filled_mb += size_mb
+    return groups
+
+
+def _size_mb(row: dict, curate: Path, score: Path, small: bool) -> float:
+    frames = _frames_path(row, curate).stat().st_size
+    return (frames / 8 if small else frames + _flow_path(row, score).stat().st_size) / 1e6
+
+
+def _frames_path(row: dict, curate: Path) -> Path:
+    return curate / "frames" / f"{row['shot']}.npy"
+
+
+def _flow_path(row: dict, score: Path) -> Path:
+    return score / "flow" / f"{row['shot']}.npz"
+
+
+def _write_shard(path: Path, rows: list[dict], curate: Path, score: Path, small: bool) -> None:
+    import webdataset  # reading and writing of shards is all that wants it
+
+    stamp = _digest(repr([rows, small, [_frames_path(row, curate).stat().st_mtime_ns for row in rows]]))
+    note = path.with_suffix(".json")
+    if path.is_file() and note.is_file() and read_json(note)["stamp"] == stamp:
+        return
+    with atomic_write(path) as temporary, webdataset.TarWriter(str(temporary), mtime=0, encoder=False) as tar:
+        for row in rows:
+            tar.write(_sample(row, curate, score, small))
+    write_json(note, {"stamp": stamp, "shots": len(rows)})
+
+
+def _sample(row: dict, curate: Path, score: Path, small: bool) -> dict:
+    sample = {"__key__": row["shot"], "json": json.dumps(row, sort_keys=True).encode()}
+    if not small:
+        frames = {"frames.npy": _frames_path(row, curate).read_bytes(), "flow.npz": _flow_path(row, score).read_bytes()}
+        return sample | frames
+    frames = np.load(_frames_path(row, curate), mmap_mode="r", allow_pickle=False)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    coded = [cv2.imencode(".jpg", frame[..., ::-1], quality)[1].ravel() for frame in frames]
+    packed = io.BytesIO()
+    np.savez(packed, lengths=np.array([len(code) for code in coded]), bytes=np.concatenate(coded))
+    return sample | {"jpegs.npz": packed.getvalue()}
+
+
+def stream_shots(
+    folder: Path, seed: int = 0, epoch: int = 0, buffer: int = 64, rank: int = 0, world: int = 1
+) -> Iterator[Shot]:
+    """Every shot of a folder of shards once, as `data.load_shots` gives them (without cameras), at most `buffer` in memory.
+
+    The order is a pure function of (seed, epoch): shards are shuffled, then shots in a buffer. Process `rank` of `world`
+    reads every world-th shard.
+
+    Raises:
+        FileNotFoundError: the folder holds no shards.
+    """
+    paths = sorted(Path(folder).glob("shots-*.tar"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no shots-*.tar: python -m ss3d_lib.shards --out {folder}")
+    rng = random.Random(f"{seed} {epoch}")
+    rng.shuffle(paths)
+    rng = random.Random(f"{seed} {epoch} {rank}")
+    held: list[Shot] = []
+    for shot in (shot for path in paths[rank::world] for shot in read_shard(path)):
+        if len(held) < buffer:
+            held.append(shot)
+            continue
+        place = rng.randrange(buffer)
+        yield held[place]
+        held[place] = shot
+    rng.shuffle(held)
+    yield from held
+
+
+def read_shard(path: Path) -> Iterator[Shot]:
+    """The shots of one shard, in its order. Nothing is unpickled, whoever made it."""
+    from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+    with open(path, "rb") as stream:
+        files = (dict(item, __url__=str(path)) for item in tar_file_iterator(stream))
+        for sample in group_by_keys(files):
+            yield _shot(sample)
+
+
+def _shot(sample: dict) -> Shot:
+    row = json.loads(sample["json"])
+    if "frames.npy" in sample:
+        frames = np.load(io.BytesIO(sample["frames.npy"]), allow_pickle=False)
+        with np.load(io.BytesIO(sample["flow.npz"]), allow_pickle=False) as cache:
+            stride, forward, backward = int(cache["stride"]), cache["forward"], cache["backward"]
+    else:
+        with np.load(io.BytesIO(sample["jpegs.npz"]), allow_pickle=False) as packed:
+            coded = np.split(packed["bytes"], np.cumsum(packed["lengths"])[:-1])
+        frames, stride = np.stack([cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1] for code in coded]), int(row["stride"])
+        forward, backward = (flow.half(f).astype(np.float16) for f in flow.forward_backward(frames, stride))
+    return Shot(row["shot"], str(row["video"]), float(row["score"]), stride, frames, forward, backward)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m ss3d_lib.shards", description="Tar shards of the kept shots.")
+    parser.add_argument("--curate", type=Path, default=Path("results/curate"))
+    parser.add_argument("--score", type=Path, default=Path("results/score"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shard-mb", type=float, default=SHARD_MB)
+    parser.add_argument("--small", action="store_true", help="JPEG frames without flow: about a tenth of the size")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--backend", choices=BACKENDS, default="processes")
+    options = vars(parser.parse_args(arguments))
+    try:
+        paths = write_shards(**options, watch=lambda jobs: progress(jobs, label="writing shards"))
+    except (OSError, ModuleNotFoundError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options['out']}: {len(paths)} shards, {sum(path.stat().st_size for path in paths) / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
