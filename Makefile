@@ -6,7 +6,7 @@ export PYTHONNOUSERSITE := 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install data repro test smoke lab lint twins deps lock
+.PHONY: help install data repro test smoke bench lab lint twins deps lock
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1 \t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -25,6 +25,9 @@ test: data  ## all tests, the smoke run included
 
 smoke: data  ## the whole pipeline with tiny values, in a temporary copy
 	python -m pytest tests/test_smoke.py -s
+
+bench: data  ## what scoring costs, against decoding, pycolmap and one worker: on a quiet machine
+	python -m benchmarks.score_oracle && python -m benchmarks.score
 
 lab: install  ## open the notebooks in JupyterLab; kernels start in the repository root
 	jupyter lab --config=.jupyter/jupyter_server_config.py --LabApp.default_url=/lab/tree/notebooks

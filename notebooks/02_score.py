@@ -14,7 +14,7 @@
 #
 # **Prerequisites.** Notebook 01.
 #
-# **Inputs.** `results/curate/shots.csv`, `results/curate/frames/`.
+# **Inputs.** `results/curate/shots.csv`, `results/curate/frames/`, `benchmarks/score.json` (rates, measured once).
 #
 # **Outputs.** `results/score/scores.csv`, `flow/SHOT.npz` (flow there and back at the shot's stride), `figures/`,
 # `metrics.json`. From the shell: `python -m ss3d_lib.score FOLDER_OR_VIDEO --out scores.csv`.
@@ -37,7 +37,7 @@ import pandas as pd
 
 from ss3d_lib import plots, signal, twoframe
 from ss3d_lib.curation import read_rows
-from ss3d_lib.files import write_json
+from ss3d_lib.files import read_json, write_json
 from ss3d_lib.flow import grey
 from ss3d_lib.progress import progress
 from ss3d_lib.score import read_flow, score_shots
@@ -137,6 +137,56 @@ assert len(kept), "no shot has a multi-view signal: training needs some; look at
 stride, forward, backward = read_flow(out / "flow" / f"{kept.shot.iloc[0]}.npz")
 print(f"{kept.shot.iloc[0]}: stride {stride}, {forward.shape[0]} pairs of flow {forward.shape[1:]}, {forward.dtype}")
 assert np.isfinite(forward).all() and forward.shape == backward.shape
+
+# %% [markdown]
+# ## From this folder to YouTube-8M
+# The same function, video by video, over many machines: `python -m ss3d_lib.score FOLDER --out scores.csv --backend ray`
+# (`RAY_ADDRESS` names the cluster), then `python -m ss3d_lib.shards --out shards --small`, which
+# `shards.stream_shots` reads. A worker that dies costs the video in its hands; the same command goes on.
+#
+# What would 6.1 million videos take? The rates were measured on 480p by `make bench`, on one core.
+#
+# **Predict:** what takes longest: fetching, decoding, or scoring?
+
+# %%
+measured = read_json("benchmarks/score.json")
+rate = measured["speed"]["made_480p"]
+hours, videos = 350_000, 6_100_000  # YouTube-8M (Abu-El-Haija et al. 2016)
+cores, link_bit_s, pause_s = 32, 1e9, 5.0  # a machine: its cores, its network; seconds between two videos from one address
+core_hours = {
+    "decoding alone": hours / rate["decode_x_real_time"],
+    "every frame": hours / rate["score_x_real_time"],
+    f"4 s in {measured['every_s']:.0f}": hours / rate["windows_x_real_time"],
+}
+pd.Series(core_hours, name="core-hours").round(-2).to_frame()
+
+# %%
+frames_kept = hours * 3600 * 30 * rate["kept_share"]
+stored_tb = {
+    "videos, 480p": hours * 3600 * rate["bytes_per_s"] / 1e12,
+    "small shards, every frame": frames_kept * measured["storage"]["small_bytes_per_frame"] / 1e12,
+    "small shards, windows": frames_kept * rate["windows_share_seen"] * measured["storage"]["small_bytes_per_frame"] / 1e12,
+    "exact shards, every frame": frames_kept * measured["storage"]["exact_bytes_per_frame"] / 1e12,
+}
+pd.Series(stored_tb, name="TB").round(0).to_frame()
+
+# %%
+days = pd.DataFrame(
+    {
+        f"{machines} machines": {
+            "network": stored_tb["videos, 480p"] * 8e12 / link_bit_s / 86400 / machines,
+            "polite fetching": videos * pause_s / 86400 / machines,
+            **{f"scoring, {name}": value / cores / 24 / machines for name, value in core_hours.items()},
+        }
+        for machines in (1, 10, 100)
+    }
+)
+print("the bottleneck:", days.drop(index="scoring, decoding alone").iloc[:, 0].idxmax())
+days.round(1)
+
+# %% [markdown]
+# The index of duplicates holds some kilobytes a shot in the memory of one machine, so it would want a
+# division by hash before it met YouTube-8M.
 
 # %%
 metrics = {

@@ -102,11 +102,16 @@ def _sample(row: dict, curate: Path, score: Path, small: bool) -> dict:
         frames = {"frames.npy": _frames_path(row, curate).read_bytes(), "flow.npz": _flow_path(row, score).read_bytes()}
         return sample | frames
     frames = np.load(_frames_path(row, curate), mmap_mode="r", allow_pickle=False)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    coded = [cv2.imencode(".jpg", frame[..., ::-1], quality)[1].ravel() for frame in frames]
+    coded = jpeg_codes(frames)
     packed = io.BytesIO()
     np.savez(packed, lengths=np.array([len(code) for code in coded]), bytes=np.concatenate(coded))
     return sample | {"jpegs.npz": packed.getvalue()}
+
+
+def jpeg_codes(frames: np.ndarray) -> list[np.ndarray]:
+    """Frames (T,H,W,3) uint8 RGB as JPEG files, each (n,) uint8; colours at full resolution."""
+    full = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return [cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, *full])[1].ravel() for frame in frames]
 
 
 def stream_shots(

@@ -1,0 +1,188 @@
+"""What scoring costs, as ratios measured in one run: `python -m benchmarks.score`, on a quiet machine (`make bench`).
+
+1. A video scored, against the same video only decoded at the size that scoring decodes it at; seconds of video per second
+   of one core; with every frame, and with one window of four seconds in twelve (`--every-s 12`). The 480p clip is made of
+   the validation videos, enlarged; real clips of 400 to 540 lines are measured too where ../shared/data is present.
+2. The score against pycolmap's sparse reconstruction of the same shots (the extra `baselines`): seconds, and how well each
+   tells the shots with a multi-view signal from the others; pycolmap's score is the share of the frames it registers.
+3. Two Ray workers against one.
+
+Seconds are of processor time, of one thread, but for Ray (of the clock). Writes benchmarks/score.json, from which notebook 02
+computes what YouTube-8M would cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from benchmarks.score_oracle import corpus_shots
+from ss3d_lib import score, shards, signal, video
+from ss3d_lib.curation import DECODE_SHORT_SIDE_PX, CurateSettings
+from ss3d_lib.files import read_json, write_json
+from ss3d_lib.progress import progress
+
+EVERY_S = 12.0
+SIZE_480P = (854, 480)
+CLIP_S = 36.0
+REAL = Path("../shared/data/videos")
+PARTS = ("speed", "storage", "pycolmap", "ray")
+
+
+def cpu_s(work: Callable, repeats: int = 2) -> tuple[float, object]:
+    """Processor seconds of the fastest of some calls, and what it returned."""
+    spent = []
+    for _ in range(repeats):
+        start = time.process_time()
+        result = work()
+        spent.append(time.process_time() - start)
+    return min(spent), result
+
+
+def clip_480p(folder: Path) -> Path:
+    """A clip of 854 x 480 at 30 frames a second, of the validation videos one after the other, CLIP_S long."""
+    frames, count = [], round(CLIP_S * 30)
+    for path in video.find_videos("data/videos/val"):
+        whole = video.read_video(path)[0]
+        if whole.shape[2] > whole.shape[1]:
+            frames += [cv2.resize(frame, SIZE_480P, interpolation=cv2.INTER_CUBIC) for frame in whole]
+    repeats = -(-count // len(frames))
+    return video.write_video(folder / "480p.mp4", np.stack((frames * repeats)[:count]), fps=30, crf=23)
+
+
+def video_costs(path: Path) -> dict:
+    """Decoding and scoring of one video: seconds, ratios, and times faster than it plays at 30 frames a second."""
+    read = lambda: sum(len(frames) for frames, _ in video.read_chunks(path, DECODE_SHORT_SIDE_PX))
+    decode_s, frames = cpu_s(read)
+    whole_s, rows = cpu_s(lambda: score.score_video(path))
+    windows_s, seen = cpu_s(lambda: score.score_video(path, settings=CurateSettings(every_s=EVERY_S)))
+    plays_s = frames / 30
+    return {
+        "seconds_at_30_fps": plays_s,
+        "bytes_per_s": path.stat().st_size / plays_s,
+        "decode_x_real_time": plays_s / decode_s,
+        "score_to_decode": whole_s / decode_s,
+        "score_x_real_time": plays_s / whole_s,
+        "windows_to_decode": windows_s / decode_s,
+        "windows_x_real_time": plays_s / windows_s,
+        "windows_share_seen": sum(r.end_s - r.start_s for r in seen) / max(sum(r.end_s - r.start_s for r in rows), 1e-9),
+        "kept_share": sum((r.end_s - r.start_s) * r.kept for r in rows) / max(sum(r.end_s - r.start_s for r in rows), 1e-9),
+    }
+
+
+def speed(folder: Path) -> dict:
+    """Costs of the made 480p clip, and of real clips of about that size."""
+    found = {"made_480p": video_costs(clip_480p(folder))}
+    for path in video.find_videos(REAL) if REAL.is_dir() else []:
+        if 400 <= min(video.probe(path).height, video.probe(path).width) <= 540:
+            found[path.stem] = video_costs(path)
+    return found
+
+
+def storage(shots: list) -> dict:
+    """Bytes of a frame in exact shards (with flow) and in small ones."""
+    jpegs = [len(code) for _, frames in shots for code in shards.jpeg_codes(frames[:4])]
+    height, width = video.WORKING_SIZES["landscape"]
+    return {"exact_bytes_per_frame": height * width * 3 + 2 * (height // 2) * (width // 2) * 2 * 2,
+            "small_bytes_per_frame": float(np.mean(jpegs))}  # fmt: skip
+
+
+def registered_share(frames: np.ndarray, folder: Path) -> float:
+    """The share of the frames (T,H,W,3) that the largest model of pycolmap's incremental mapping holds."""
+    import pycolmap
+
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "images").mkdir(parents=True)
+    (folder / "model").mkdir()
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / "images" / f"{number:04d}.bmp")  # PNG: the zlib of OpenCV and of pycolmap clash
+    pycolmap.set_random_seed(0)
+    extraction, matching, mapping = (
+        pycolmap.FeatureExtractionOptions(), pycolmap.FeatureMatchingOptions(), pycolmap.IncrementalPipelineOptions()
+    )  # fmt: skip
+    extraction.num_threads = matching.num_threads = mapping.num_threads = 1
+    extraction.use_gpu = matching.use_gpu = False
+    database = folder / "database.db"
+    single = pycolmap.CameraMode.SINGLE
+    pycolmap.extract_features(database, folder / "images", camera_mode=single, extraction_options=extraction)
+    pycolmap.match_sequential(database, matching_options=matching)
+    models = pycolmap.incremental_mapping(database, folder / "images", folder / "model", options=mapping)
+    return max((model.num_reg_images() for model in models.values()), default=0) / len(frames)
+
+
+def against_pycolmap(shots: list, folder: Path) -> dict:
+    """Seconds and separation of both on the same frames."""
+    import pycolmap
+    from sklearn.metrics import roc_auc_score
+
+    pycolmap.logging.minloglevel = 3
+    ours, theirs = [], []
+    for _, frames in progress(shots, label="shots by score and by pycolmap"):
+        ours.append(cpu_s(partial(signal.shot_signal, frames), repeats=1))
+        theirs.append(cpu_s(partial(registered_share, frames, folder / "sfm"), repeats=1))
+    truth = [kind == "multi_view" for kind, _ in shots]
+    return {
+        "shots": len(shots),
+        "score_s": float(np.mean([s for s, _ in ours])),
+        "pycolmap_s": float(np.mean([s for s, _ in theirs])),
+        "pycolmap_to_score": sum(s for s, _ in theirs) / sum(s for s, _ in ours),
+        "score_auc": roc_auc_score(truth, [found.score for _, found in ours]),
+        "pycolmap_auc": roc_auc_score(truth, [value for _, value in theirs]),
+    }
+
+
+def ray_throughput(folder: Path) -> dict:
+    """Videos a second of one and of two Ray workers, their start not counted."""
+    import ray
+
+    rates = {}
+    for workers in (1, 2):
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error")
+        try:
+            score.score_folder(Path("data/videos/test"), folder / f"warm{workers}.csv", workers, backend="ray")
+            start = time.monotonic()
+            counts = score.score_folder(Path("data/videos/train"), folder / f"{workers}.csv", workers, backend="ray")
+            rates[workers] = counts["new"] / (time.monotonic() - start)
+        finally:
+            ray.shutdown()
+    same = (folder / "1.csv").read_bytes() == (folder / "2.csv").read_bytes()
+    return {"videos_per_s": rates, "two_to_one": rates[2] / rates[1], "same_manifest": same}
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these, keep the rest of the file")
+    parser.add_argument("--shots", type=int, default=0, help="shots for pycolmap, spread over the split (default: all)")
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    found = read_json(options.out) if options.out.is_file() else {}
+    shots = [(kind, frames) for kind, frames, *_ in corpus_shots(Path("data"), "val")]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        parts = {
+            "speed": lambda: speed(folder),
+            "storage": lambda: storage(shots),
+            "pycolmap": lambda: against_pycolmap(shots[:: max(1, len(shots) // (options.shots or len(shots)))], folder),
+            "ray": lambda: ray_throughput(folder),
+        }
+        found |= {"every_s": EVERY_S} | {part: parts[part]() for part in PARTS if part in options.only}
+    write_json(options.out, found, digits=4)
+    for title, row in found.get("speed", {}).items():
+        print(f"{title:22s}", *(f"{name} {row[name]:.2f}" for name in row if "_to_" in name or "_x_" in name))
+    for title in ("storage", "pycolmap", "ray"):
+        print(f"{title:22s}", found.get(title, "not measured"))
+
+
+if __name__ == "__main__":
+    main()
