@@ -75,7 +75,7 @@ pd.DataFrame(
 
 # %%
 predict = evaluate.checkpoint_predictor(weights[checkpoint])
-strides = {clip.name: protocol.choose_stride(clip) for clip in clips}
+strides = dict(zip([clip.name for clip in clips], evaluate.choose_strides(clips, threads)))
 with_depth = [clip for clip in clips if clip.depth_m is not None and clip.kind == "multi_view"]
 shown = [clip.strided(strides[clip.name]) for clip in with_depth[:: max(1, len(with_depth) // 5)][:5]]
 predictions = [predict(clip.frames) for clip in shown]
@@ -126,7 +126,9 @@ print("the oracle gets 0; a focal length 10 % too long gets 0.100")
 
 # %%
 results = {
-    name: evaluate.evaluate_set(members, predict, lambda clip: strides[clip.name], len(members), name)
+    name: evaluate.evaluate_checkpoint(
+        members, [strides[clip.name] for clip in members], weights[checkpoint], threads, name
+    )
     for name, members in sets.items()
 }
 measured = {}

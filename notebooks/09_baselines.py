@@ -43,7 +43,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
-from ss3d_lib import baselines, ceiling, evaluate, joint, plots, protocol, report
+from ss3d_lib import baselines, ceiling, evaluate, joint, plots, report
 from ss3d_lib.checkpoints import load_model, save_model
 from ss3d_lib.data import load_shots
 from ss3d_lib.datasets import iterate_embedded
@@ -90,7 +90,11 @@ sets = {
     **evaluate.load_sets("embedded_test", data, sequences, max_frames, max_clips),
     **evaluate.load_sets("sequences", data, sequences, max_frames, max_clips),
 }
-strides = {(name, clip.name): protocol.choose_stride(clip) for name, clips in sets.items() for clip in clips}
+strides = {
+    (name, clip.name): stride
+    for name, clips in sets.items()
+    for clip, stride in zip(clips, evaluate.choose_strides(clips, threads))
+}
 measured = {}
 for name, clips in sets.items():
     for row, predict in rows.items():

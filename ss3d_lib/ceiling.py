@@ -67,7 +67,7 @@ def supervised_loss(model: ClipNet, labelled: list[LabelledShot], images: int, t
     log_inverse = torch.from_numpy(np.stack([one.log_inverse_depth[k] for one, k in zip(chosen, picks)]))
     known = torch.from_numpy(np.stack([one.known[k] for one, k in zip(chosen, picks)]))
     middle = (log_inverse * known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
-    target = DepthEvidence((log_inverse - middle[:, None, None]).clamp(-LOG_RANGE, LOG_RANGE), known, torch.zeros_like(known))
+    target = DepthEvidence((log_inverse - middle[:, None, None]).clamp(*LOG_RANGE), known, torch.zeros_like(known))
     with torch.no_grad():
         given = degraded(correspondences(shots, starts, frames), terms.single_image, rng)
         batch = augment(DepthBatch(frames, given, target), terms.min_crop, rng)

@@ -22,14 +22,17 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ss3d_lib import metrics
 from ss3d_lib.datasets import LAYOUTS, DatasetError, EvalClip, find_sequences, load_sequence, open_set
 from ss3d_lib.files import write_json
+from ss3d_lib.jobs import run_jobs
 from ss3d_lib.progress import progress
 from ss3d_lib.protocol import ClipResult, Predictor, choose_stride, evaluate_clip
 
@@ -74,6 +77,45 @@ def evaluate_set(
 ) -> list[ClipResult]:
     """Every clip of a set with one predictor."""
     return [evaluate_clip(clip, predict, stride_of(clip)) for clip in progress(clips, total, label)]
+
+
+def choose_strides(clips: Sequence[EvalClip], workers: int) -> list[int]:
+    """The label-free stride of every clip, several clips at a time."""
+    return in_processes(_stride, [(clip.name, clip) for clip in clips], workers, "strides")
+
+
+def evaluate_checkpoint(
+    clips: Sequence[EvalClip], strides: Sequence[int], checkpoint: str | Path, workers: int, label: str = "evaluating"
+) -> list[ClipResult]:
+    """Every clip of a set with one checkpoint, several clips at a time, one core each."""
+    jobs = [(clip.name, clip, stride, str(checkpoint)) for clip, stride in zip(clips, strides)]
+    return in_processes(_judge, jobs, workers, label)
+
+
+def in_processes(function: Callable, jobs: Sequence[tuple], workers: int, label: str) -> list[Any]:
+    """The results of all jobs in their order. Raises RuntimeError with the reason if one of them failed."""
+    place, results = {job[0]: index for index, job in enumerate(jobs)}, [None] * len(jobs)
+    if len(place) < len(jobs):
+        raise ValueError(f"{label}: two clips of a set have one name")
+    for job, result, error in progress(run_jobs(function, jobs, workers), len(jobs), label):
+        if error:
+            raise RuntimeError(f"{label}: {error}")
+        results[place[job[0]]] = result
+    return results
+
+
+def _stride(name: str, clip: EvalClip) -> int:
+    return choose_stride(clip)
+
+
+def _judge(name: str, clip: EvalClip, stride: int, checkpoint: str) -> ClipResult:
+    torch.set_num_threads(1)  # a clip per core keeps the cores busier than a clip on all of them
+    return evaluate_clip(clip, _predictor(checkpoint), stride)
+
+
+@lru_cache(maxsize=1)
+def _predictor(checkpoint: str) -> Predictor:
+    return checkpoint_predictor(checkpoint)
 
 
 def reduce_values(key: str, values: np.ndarray) -> float:

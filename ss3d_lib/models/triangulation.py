@@ -21,7 +21,7 @@ BEHIND_PX = 2.0  # parallax the wrong way round beyond which a match is a mistak
 SIGMA_PX = (4.0, 2.0, 1.0, 1.0)  # scale of the robust reprojection error, round by round
 PARALLAX_PX = 2.0  # total parallax, at the middle depth of the frame or nearer, at which half is believed
 MIN_Z = 0.05  # points nearer than this share of their depth are behind the other camera
-LOG_RANGE = 3.0  # log inverse depths are kept within e^3 = 20x of the median of their frame
+LOG_RANGE = (-1.6, 3.0)  # log inverse depths are kept within 5x farther and 20x nearer than their frame's median
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def centred(evidence: DepthEvidence) -> DepthEvidence:
     logs = evidence.log_inverse_depth
     middle = weighted_median(logs.flatten(1), evidence.weight.flatten(1) + 1e-9)[:, None, None]
     known = (evidence.weight > 1e-3).to(logs)
-    return DepthEvidence((logs - middle).clamp(-LOG_RANGE, LOG_RANGE) * known, evidence.weight, evidence.moving)
+    return DepthEvidence((logs - middle).clamp(*LOG_RANGE) * known, evidence.weight, evidence.moving)
 
 
 def as_channels(evidence: DepthEvidence) -> Float[Tensor, "B 3 h w"]:
