@@ -23,6 +23,7 @@ from ss3d_lib.models.matching import (
     patch_descriptors,
     resize_flow,
     variational,
+    weaker_eigenvalue,
     window_sum,
 )
 from ss3d_lib.models.trajectory import PairGraph, average_rotations, build_trajectory, nearest_rotation, solve_scales
@@ -454,6 +455,14 @@ def test_pairs_that_triangulate_nothing_stand_still():
     graph = PairGraph.of(3)
     _, log_length = solve_scales(graph, torch.zeros(1, 6), torch.zeros(1, 6))
     assert (log_length.exp() < 0.05).all()
+
+
+def test_stripes_have_no_texture_and_never_less():
+    """Below zero, a weight would be negative, and the parallax under a square root nan."""
+    gx, gy = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0))
+    texture = weaker_eigenvalue(gx * gx, gx * gy, gy * gy)
+    assert float(texture.min()) == 0 and float(texture.max()) < 1e-5
+    assert float(weaker_eigenvalue(torch.tensor(3.0), torch.tensor(1.0), torch.tensor(3.0))) == pytest.approx(2.0)
 
 
 # --- triangulation ----------------------------------------------------------------------------------------------

@@ -74,6 +74,11 @@ def gradients(x: Float[Tensor, "B 1 H W"]) -> tuple[Tensor, Tensor]:
     return (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2, (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
 
 
+def weaker_eigenvalue(xx: Tensor, xy: Tensor, yy: Tensor) -> Tensor:
+    """The smaller eigenvalue of structure tensors (Shi & Tomasi 1994); rounding leaves stripes below zero."""
+    return ((xx + yy) / 2 - (((xx - yy) / 2) ** 2 + xy**2).sqrt()).clamp(min=0)
+
+
 def lucas_kanade(
     first: Float[Tensor, "P 1 H W"], second: Float[Tensor, "P 1 H W"], flow: Float[Tensor, "P H W 2"], iterations: int
 ) -> tuple[Float[Tensor, "P H W 2"], Float[Tensor, "P 1 H W"], Float[Tensor, "P 1 H W"]]:
@@ -85,9 +90,8 @@ def lucas_kanade(
     grid = pixel_grid(*first.shape[-2:], first.device)
     gx, gy = gradients(first)
     xx, xy, yy = box(torch.cat([gx * gx, gx * gy, gy * gy], dim=1)).split(1, dim=1)
-    trace = xx + yy
-    texture = trace / 2 - (((xx - yy) / 2) ** 2 + xy**2).sqrt()
-    damping = 0.01 * trace + NOISE**2
+    texture = weaker_eigenvalue(xx, xy, yy)
+    damping = 0.01 * (xx + yy) + NOISE**2
     determinant = (xx + damping) * (yy + damping) - xy**2
     certainty = texture / (texture + NOISE)
     for _ in range(iterations):

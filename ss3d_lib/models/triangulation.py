@@ -83,8 +83,8 @@ def triangulate(seen: Correspondences) -> DepthEvidence:
     per_rho = (share * vv).sum(1).sqrt().clamp(min=1e-9)  # parallax in pixels of one unit of inverse depth
     parallax_px = per_rho * rho
     middle = weighted_median(rho, parallax_px.clamp(min=0, max=8) + 1e-9)[:, None]
-    reach_px = torch.maximum(parallax_px, per_rho * middle).clamp(min=0)
-    known = reach_px**4 / (reach_px**4 + PARALLAX_PX**4) * (parallax_px > -BEHIND_PX)
+    reach_px = torch.maximum(parallax_px, per_rho * middle)
+    known = (parallax_px > -BEHIND_PX) / (1 + (PARALLAX_PX / reach_px.clamp(min=1e-3)) ** 4)
     moving = (weight * (1 - fits)).sum(1) / (seen.weight > 0).any(-1).any(-1).sum(1).clamp(min=1)[:, None]
     maps = (torch.maximum(rho, FAR_PX / per_rho).log(), known, moving)
     return DepthEvidence(*(x.view(frames, height, width) for x in maps))
