@@ -38,9 +38,9 @@ import pandas as pd
 from ss3d_lib import plots, signal, twoframe
 from ss3d_lib.curation import read_rows
 from ss3d_lib.files import read_json, write_json
-from ss3d_lib.flow import grey
+from ss3d_lib.flow import grey, read_cache
 from ss3d_lib.progress import progress
-from ss3d_lib.score import read_flow, score_shots
+from ss3d_lib.score import score_shots
 
 plots.use_style()
 curated, out, work = Path("results/curate"), Path("results/score"), Path(".scratch/score/shots")
@@ -134,7 +134,7 @@ plots.save_figure(plots.term_strips(terms, groups), out / "figures" / "terms.png
 # %%
 kept = scores[scores.kept == 1]
 assert len(kept), "no shot has a multi-view signal: training needs some; look at results/score/scores.csv"
-stride, forward, backward = read_flow(out / "flow" / f"{kept.shot.iloc[0]}.npz")
+stride, forward, backward = read_cache(out / "flow" / f"{kept.shot.iloc[0]}.npz")
 print(f"{kept.shot.iloc[0]}: stride {stride}, {forward.shape[0]} pairs of flow {forward.shape[1:]}, {forward.dtype}")
 assert np.isfinite(forward).all() and forward.shape == backward.shape
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ss3d_lib.flow import read_cache
 from ss3d_lib.geometry import inside, sample
 from ss3d_lib.models.triangulation import half_grid
 from ss3d_lib.twoview import length
@@ -83,10 +84,8 @@ def load_shots(curate: str | Path, score: str | Path, cameras: str | Path | None
 def load_shot(row, curate: Path, score: Path) -> Shot:
     """The shot of one row of scores.csv; frames are mapped, not read."""
     frames = np.load(curate / "frames" / f"{row.shot}.npy", mmap_mode="r", allow_pickle=False)
-    with np.load(score / "flow" / f"{row.shot}.npz", allow_pickle=False) as flow:
-        return Shot(
-            row.shot, str(row.video), float(row.score), int(flow["stride"]), frames, flow["forward"], flow["backward"]
-        )
+    stride, forward, backward = read_cache(score / "flow" / f"{row.shot}.npz")
+    return Shot(row.shot, str(row.video), float(row.score), stride, frames, forward, backward)
 
 
 def save_cameras(path: Path, cameras: Cameras) -> None:

@@ -100,8 +100,15 @@ def pictures(images: Mapping[str, np.ndarray], columns: int = 4, depth: Sequence
 
 
 def from_above(world_from_cam: np.ndarray, title: str = "") -> Figure:
-    """Camera centres from above, x to the right and z upwards, with the viewing direction of some frames."""
+    """A figure of its own for `show_path`."""
     figure, axis = plt.subplots(figsize=(4.2, 3.6))
+    show_path(axis, world_from_cam, title)
+    axis.legend(fontsize=7)
+    return figure
+
+
+def show_path(axis, world_from_cam: np.ndarray, title: str = "") -> None:
+    """Camera centres from above, x to the right and z upwards, with the viewing direction of some frames."""
     centres, forward = world_from_cam[:, :3, 3], world_from_cam[:, :3, 2]
     axis.plot(centres[:, 0], centres[:, 2], "-o", ms=2, lw=1)
     every = max(1, len(centres) // 10)
@@ -109,8 +116,6 @@ def from_above(world_from_cam: np.ndarray, title: str = "") -> Figure:
     axis.plot(*centres[0, [0, 2]], "k^", ms=6, label="first frame")
     axis.set(xlabel="x (right), depth units", ylabel="z (forward), depth units", title=title)
     axis.set_aspect("equal", adjustable="datalim")
-    axis.legend(fontsize=7)
-    return figure
 
 
 def focal_distribution(
@@ -120,14 +125,19 @@ def focal_distribution(
     interval_px: np.ndarray,
     true_px: float | None = None,
 ) -> Figure:
-    """Probability of each focal candidate (C,), the estimate with its 80 % interval, and the truth if known."""
+    """A figure of its own for `show_focal`, with the truth if known."""
     figure, axis = plt.subplots(figsize=(5, 2.6))
-    axis.bar(candidates_px, probability, width=0.05 * candidates_px, color="C0")
-    axis.axvspan(*interval_px, color="C1", alpha=0.25, label="80 % interval")
-    axis.axvline(focal_px, color="C1", label=f"estimate, {focal_px:.0f} px")
+    show_focal(axis, candidates_px, probability, focal_px, interval_px)
     if true_px is not None:
         axis.axvline(true_px, color="k", ls="--", label=f"true, {true_px:.0f} px")
-    axis.set(xscale="log", xlabel="focal length, px", ylabel="probability")
     axis.legend(fontsize=7)
     figure.tight_layout()
     return figure
+
+
+def show_focal(axis, candidates_px: np.ndarray, probability: np.ndarray, focal_px: float, interval_px: np.ndarray) -> None:
+    """Probability of each focal candidate (C,), and the estimate with its 80 % interval."""
+    axis.bar(candidates_px, probability, width=0.05 * candidates_px, color="C0")
+    axis.axvspan(*interval_px, color="C1", alpha=0.25, label="80 % interval")
+    axis.axvline(focal_px, color="C1", label=f"estimate, {focal_px:.0f} px")
+    axis.set(xscale="log", xlabel="focal length, px", ylabel="probability")

@@ -12,7 +12,7 @@ import torch
 from ss3d_lib.curation import CurateSettings, curate_video
 from ss3d_lib.data import Shot, generator, save_cameras
 from ss3d_lib.experts import HELD_OUT_SEED, fingerprint, mean_error
-from ss3d_lib.flow import forward_backward, half
+from ss3d_lib.flow import to_cache, write_cache
 from ss3d_lib.intrinsics import estimate_cameras
 from ss3d_lib.joint import DepthBatch, Terms, joint_loss, make_batch
 from ss3d_lib.models import ClipNet
@@ -40,8 +40,7 @@ def target_shots(path: str | Path, settings: CurateSettings, min_score: float, m
             row = score_row(curated.row, curated.frames, min_score)
             reasons.append(f"{row.shot}: {row.reason or 'kept'}")
             if row.kept:
-                forward, backward = (half(flow).astype(np.float16) for flow in forward_backward(curated.frames, row.stride))
-                shot = Shot(row.shot, row.video, row.score, row.stride, curated.frames, forward, backward)
+                shot = Shot(row.shot, row.video, row.score, row.stride, curated.frames, *to_cache(curated.frames, row.stride))
                 shots.append(replace(shot, cameras=estimate_cameras(shot)))
     if not shots:
         raise ValueError(f"{path}: no shot to adapt to ({'; '.join(reasons)}): give a video with a moving camera")
@@ -54,7 +53,7 @@ def save_shots(folder: Path, shots: Sequence[Shot]) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for shot in shots:
         np.save(folder / "frames" / f"{shot.name}.npy", shot.frames, allow_pickle=False)
-        np.savez(folder / "flow" / f"{shot.name}.npz", stride=shot.stride, forward=shot.forward, backward=shot.backward)
+        write_cache(folder / "flow" / f"{shot.name}.npz", shot.stride, shot.forward, shot.backward)
         save_cameras(folder / "cameras" / f"{shot.name}.npz", shot.cameras)
     rows = [{"shot": shot.name, "video": shot.video, "score": shot.score, "stride": shot.stride, "kept": 1} for shot in shots]
     pd.DataFrame(rows).to_csv(folder / "scores.csv", index=False)

@@ -7,9 +7,13 @@ image b, pixel centres at integers. Introduced in notebook 02.
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
+
+from ss3d_lib.files import atomic_write
 
 # valid where the forward-backward error is below ABSOLUTE_PX + RELATIVE * |flow| (Sundaram et al. 2010, eq. 5, in px)
 ABSOLUTE_PX = 0.7
@@ -112,3 +116,21 @@ def half(flow: np.ndarray) -> np.ndarray:
     if height % 2 or width % 2:
         raise ValueError(f"half resolution of an odd size {height}x{width}; use the working sizes")
     return flow.reshape(*lead, height // 2, 2, width // 2, 2, two).mean(axis=(-4, -2))
+
+
+def to_cache(frames: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """What training keeps of the flow k -> k+stride and back of frames (T,H,W,3): (T-stride,H/2,W/2,2) float16 each."""
+    forward, backward = (half(flow).astype(np.float16) for flow in forward_backward(frames, stride))
+    return forward, backward
+
+
+def write_cache(path: Path, stride: int, forward: np.ndarray, backward: np.ndarray) -> None:
+    """Write what `to_cache` gives as one npz, whole or not at all."""
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, stride=np.array(stride, np.int32), forward=forward, backward=backward)
+
+
+def read_cache(file: Path | BinaryIO) -> tuple[int, np.ndarray, np.ndarray]:
+    """(stride, forward, backward) of what `write_cache` wrote."""
+    with np.load(file, allow_pickle=False) as cache:
+        return int(cache["stride"]), cache["forward"], cache["backward"]

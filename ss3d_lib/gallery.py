@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ss3d_lib.checkpoints import load_model
+from ss3d_lib.drawings import show_focal, show_path
 from ss3d_lib.files import atomic_write
 from ss3d_lib.models import ClipNet
 from ss3d_lib.plots import save_figure, show_image, show_inverse_depth, use_style
@@ -66,15 +67,10 @@ def kept_figure(table: pd.DataFrame, out: Path, most: int = 12) -> Figure:
             middle = len(said["frames"]) // 2
             show_image(line[0], said["frames"][middle], f"{row.shot}, score {row.score:.2f}")
             show_inverse_depth(line[1], said["depth_m"][middle], f"inverse depth, trust {row.trust:.2f}")
-            path = said["world_from_cam"][:, :3, 3] / np.median(said["depth_m"])
-            line[2].plot(path[:, 0], path[:, 2], "o-", markersize=2)
-            line[2].set_title("path from above, median depths", fontsize=8)
-            line[2].set_aspect("equal", adjustable="datalim")
-            share = said["focal_candidates_px"] / max(said["frames"].shape[1:3])
-            line[3].bar(share, said["focal_probability"], width=0.05 * share)
-            line[3].axvspan(row.focal_low, row.focal_high, alpha=0.2)
-            line[3].set_xscale("log")
-            line[3].set_title(f"focal length {row.focal_share:.2f} of the longer side", fontsize=8)
+            show_path(line[2], said["world_from_cam"], "path from above")
+            belief = (said[f"focal_{name}"] for name in ("candidates_px", "probability", "px", "interval_px"))
+            show_focal(line[3], *belief)
+            line[3].set_title(f"focal length {row.focal_share:.2f} of the longer side")
     figure.tight_layout()
     return figure
 

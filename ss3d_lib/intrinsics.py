@@ -29,7 +29,7 @@ from ss3d_lib.jobs import run_jobs
 from ss3d_lib.models.bundle import Neighbours, adjust, relative, robust_loss, start_bundle
 from ss3d_lib.models.calibration import FIXED_STEPS, ClipMatches, Solution, focal_profile, solve_clips
 from ss3d_lib.models.camera import MATCH_STEP, FocalBelief, summarise
-from ss3d_lib.models.matching import NOISE, box, gradients, local_contrast
+from ss3d_lib.models.matching import NOISE, box, gradients, local_contrast, weaker_eigenvalue
 from ss3d_lib.models.trajectory import PairGraph
 from ss3d_lib.models.triangulation import half_grid
 from ss3d_lib.progress import progress
@@ -44,7 +44,7 @@ def texture_weight(frames: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w"]:
     """Weight in [0, 1] at half resolution: flat windows say nothing about motion."""
     gx, gy = gradients(local_contrast(F.avg_pool2d(frames.mean(1, keepdim=True), 2)))
     xx, xy, yy = box(torch.cat([gx * gx, gx * gy, gy * gy], dim=1), 5).split(1, dim=1)
-    weaker = (xx + yy) / 2 - (((xx - yy) / 2) ** 2 + xy**2).sqrt()
+    weaker = weaker_eigenvalue(xx, xy, yy)
     return (weaker / (weaker + NOISE))[:, 0]
 
 
@@ -127,15 +127,13 @@ def short_clips(shot: Shot, found, frames: list[int], solution: Solution) -> tup
     """Curves (K, C) and summaries (K, 3) of short clips, each solved anew from the cameras of the whole."""
     curves, summaries = [], []
     for length in SHORT_CLIPS:
-        for part in parts_of(frames, length, 1):
-            clip = clip_of(shot, found, [part])
-            near = Neighbours.of(clip.graph)
-            seen, first = clip.sightings(near), frames.index(part[0])
-            poses = solution.world_from_cam[:1, first : first + len(part)]
-            start = start_bundle(poses, solution.bundle.log_focal[:1].exp(), near, seen)
-            curve, _ = focal_profile(Solution(*adjust(start, near, seen, FIXED_STEPS), near, seen))
-            curves.append(curve)
-            summaries.append(summarise(curve, clip.q - clip.p, clip.weight))
+        clip = clip_of(shot, found, [frames[:length]])
+        near = Neighbours.of(clip.graph)
+        seen = clip.sightings(near)
+        start = start_bundle(solution.world_from_cam[:1, :length], solution.bundle.log_focal[:1].exp(), near, seen)
+        curve, _ = focal_profile(Solution(*adjust(start, near, seen, FIXED_STEPS), near, seen))
+        curves.append(curve)
+        summaries.append(summarise(curve, clip.q - clip.p, clip.weight))
     return torch.cat(curves), torch.cat(summaries)
 
 

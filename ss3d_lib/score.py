@@ -17,7 +17,7 @@ import numpy as np
 from ss3d_lib import flow, signal, video
 from ss3d_lib.curation import DEFAULTS, CurateSettings, ShotRow, curate_video, shot_names, source_stamp, write_rows
 from ss3d_lib.duplicates import DuplicateIndex
-from ss3d_lib.files import atomic_write, read_json, write_json
+from ss3d_lib.files import read_json, write_json
 from ss3d_lib.jobs import BACKENDS, run_jobs
 from ss3d_lib.journal import Journal
 from ss3d_lib.progress import progress
@@ -142,27 +142,10 @@ def _score_to(row: ShotRow, frames_path: Path, flow_folder: Path, work: Path, mi
     frames = np.load(frames_path, mmap_mode="r", allow_pickle=False)
     found = score_row(row, np.asarray(frames), min_score)
     if found.kept:
-        write_flow(cache, np.asarray(frames), found.stride)
+        frames = np.asarray(frames)
+        flow.write_cache(cache, found.stride, *flow.to_cache(frames, found.stride))
     write_json(done, {"row": asdict(row), "min_score": min_score, "score": asdict(found)}, digits=12)
     return found
-
-
-def write_flow(path: Path, frames: np.ndarray, stride: int) -> None:
-    """Cache the flow k -> k+stride and back of frames (T,H,W,3): half resolution, float16, values in working px."""
-    forward, backward = flow.forward_backward(frames, stride)
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        np.savez(
-            file,
-            stride=np.array(stride, np.int32),
-            forward=flow.half(forward).astype(np.float16),
-            backward=flow.half(backward).astype(np.float16),
-        )
-
-
-def read_flow(path: Path) -> tuple[int, np.ndarray, np.ndarray]:
-    """(stride, forward, backward) of a flow cache; flows (T-stride,H/2,W/2,2) float16, in working px."""
-    with np.load(path, allow_pickle=False) as file:
-        return int(file["stride"]), file["forward"], file["backward"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

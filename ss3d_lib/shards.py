@@ -157,13 +157,12 @@ def _shot(sample: dict) -> Shot:
     row = json.loads(sample["json"])
     if "frames.npy" in sample:
         frames = np.load(io.BytesIO(sample["frames.npy"]), allow_pickle=False)
-        with np.load(io.BytesIO(sample["flow.npz"]), allow_pickle=False) as cache:
-            stride, forward, backward = int(cache["stride"]), cache["forward"], cache["backward"]
+        stride, forward, backward = flow.read_cache(io.BytesIO(sample["flow.npz"]))
     else:
         with np.load(io.BytesIO(sample["jpegs.npz"]), allow_pickle=False) as packed:
             coded = np.split(packed["bytes"], np.cumsum(packed["lengths"])[:-1])
         frames, stride = np.stack([cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1] for code in coded]), int(row["stride"])
-        forward, backward = (flow.half(f).astype(np.float16) for f in flow.forward_backward(frames, stride))
+        forward, backward = flow.to_cache(frames, stride)
     return Shot(row["shot"], str(row["video"]), float(row["score"]), stride, frames, forward, backward)
 
 

@@ -232,7 +232,6 @@ def residual_curves(
     q: Float[Tensor, "P M 2"],
     weight: Float[Tensor, "P M"],
     candidates_px: Float[Tensor, "C"],
-    prior: Float[Tensor, "P M"] | None = None,
     iterations: int = 4,
     sigma_px: float = SIGMA_PX,
 ) -> tuple[Float[Tensor, "P C"], Motion]:
@@ -246,7 +245,7 @@ def residual_curves(
     """
     pairs, count = len(p), len(candidates_px)
     middle = candidates_px[count // 2]
-    base = solve_motion(p, q, weight, middle.expand(pairs), prior, sigma_px=sigma_px)
+    base = solve_motion(p, q, weight, middle.expand(pairs), sigma_px=sigma_px)
     skew = base.rotation - base.rotation.transpose(1, 2)
     omega = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], dim=-1) / 2
     ratio = (middle / candidates_px)[None, :, None]

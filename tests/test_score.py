@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_shots import make_shot
 
-from ss3d_lib import score, video
+from ss3d_lib import flow, score, video
 from ss3d_lib.curation import curate_videos
 
 
@@ -46,7 +46,7 @@ def test_stage_writes_scores_and_flow_once(clips, tmp_path):
     assert [(row.shot, row.kept) for row in first] == [("good_s00", 1), ("still_s00", 0)]
     table = (tmp_path / "score" / "scores.csv").read_bytes()
     (cache,) = (tmp_path / "score" / "flow").iterdir()
-    stride, forward, backward = score.read_flow(cache)
+    stride, forward, backward = flow.read_cache(cache)
     assert cache.stem == "good_s00" and stride == first[0].stride
     assert forward.shape == backward.shape == (16 - stride, 72, 120, 2) and forward.dtype == np.float16
     made = cache.stat().st_mtime_ns
@@ -59,8 +59,8 @@ def test_stage_writes_scores_and_flow_once(clips, tmp_path):
 def test_cached_flow_is_in_working_px(tmp_path):
     """A shift of 6 px at the working size is 6 in the cache, although the cache has half the resolution."""
     frames = np.stack([np.roll(make_shot("planar", 2, 1, noise=0)[0], 3 * t, axis=1) for t in range(4)])
-    score.write_flow(tmp_path / "x.npz", frames, 2)
-    _, forward, backward = score.read_flow(tmp_path / "x.npz")
+    flow.write_cache(tmp_path / "x.npz", 2, *flow.to_cache(frames, 2))
+    _, forward, backward = flow.read_cache(tmp_path / "x.npz")
     inner = (slice(None), slice(10, -10), slice(15, -15))
     assert np.abs(np.median(forward[inner].astype(float), axis=(0, 1, 2)) - (6, 0)).max() < 0.1
     assert np.abs(np.median(backward[inner].astype(float), axis=(0, 1, 2)) + (6, 0)).max() < 0.1

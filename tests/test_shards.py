@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made_shots import make_shot
 
-from ss3d_lib import curation, score, shards, video
+from ss3d_lib import curation, flow, score, shards, video
 
 pytest.importorskip("webdataset", reason="webdataset is not installed: pip install -e '.[cluster]'")
 
@@ -36,7 +36,7 @@ def test_the_stream_gives_what_the_stages_wrote(stages, tmp_path):
     found = {shot.name: shot for shot in shards.stream_shots(tmp_path)}
     assert set(found) == set(kept(stages)) and len(found) >= 4
     for name, shot in found.items():
-        stride, forward, backward = score.read_flow(stages[1] / "flow" / f"{name}.npz")
+        stride, forward, backward = flow.read_cache(stages[1] / "flow" / f"{name}.npz")
         np.testing.assert_array_equal(shot.frames, np.load(stages[0] / "frames" / f"{name}.npy"))
         np.testing.assert_array_equal(shot.forward, forward)
         np.testing.assert_array_equal(shot.backward, backward)

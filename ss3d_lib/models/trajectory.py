@@ -1,6 +1,6 @@
 """From relative motions of many frame pairs to one trajectory with one scale per clip.
 
-Two linear least-squares problems, solved inside the forward pass. First the scales: each pair knows its
+Two linear least-squares problems give bundle adjustment its start. First the scales: each pair knows its
 translation up to length and each frame its depth up to scale; where a pair triangulates, it ties the two
 (log length of translation p less log scale of frame i = median log ratio). Then the poses: rotations are
 averaged over all pairs (Hartley et al. 2013, chordal L2) and positions follow linearly.
@@ -31,11 +31,6 @@ class PairGraph:
         pairs = [(i, i + gap) for gap in gaps for i in range(frames - gap)]
         first, second = torch.tensor(pairs, dtype=torch.long).T
         return PairGraph(first, second, frames)
-
-    @staticmethod
-    def starts(clips: int, frames: int, gaps: tuple[int, ...]) -> Tensor:
-        """Index of the first frame of every pair of a batch of clips, in the flattened batch."""
-        return (torch.arange(clips)[:, None] * frames + PairGraph.of(frames, gaps).first).reshape(-1)
 
 
 def solve_scales(
