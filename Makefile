@@ -2,8 +2,8 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONNOUSERSITE := 1
-# waiting threads sleep: where another program runs, spinning ones cost torch up to 14 times the time
-export OMP_WAIT_POLICY ?= PASSIVE
+# see ss3d_lib/__init__.py; here for notebooks opened in JupyterLab, which may import torch first
+export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
 .PHONY: help install data repro test smoke bench lab lint twins deps lock

@@ -162,7 +162,6 @@ def set_environment(parameters: Mapping[str, Any]) -> None:
     """
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(parameters.get("threads", os.cpu_count()))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while others work cost up to 14x here
     os.environ[EXECUTED_ENV] = "1"
     os.environ["PYTHONHASHSEED"] = "0"
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # repeatable matrix products on a GPU
