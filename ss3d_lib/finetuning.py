@@ -53,7 +53,8 @@ def save_shots(folder: Path, shots: Sequence[Shot]) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for shot in shots:
         np.save(folder / "frames" / f"{shot.name}.npy", shot.frames, allow_pickle=False)
-        write_cache(folder / "flow" / f"{shot.name}.npz", shot.stride, shot.forward, shot.backward)
+        with open(folder / "flow" / f"{shot.name}.npz", "wb") as file:
+            write_cache(file, shot.stride, shot.forward, shot.backward)
         save_cameras(folder / "cameras" / f"{shot.name}.npz", shot.cameras)
     rows = [{"shot": shot.name, "video": shot.video, "score": shot.score, "stride": shot.stride, "kept": 1} for shot in shots]
     pd.DataFrame(rows).to_csv(folder / "scores.csv", index=False)

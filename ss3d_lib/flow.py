@@ -13,8 +13,6 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
-from ss3d_lib.files import atomic_write
-
 # valid where the forward-backward error is below ABSOLUTE_PX + RELATIVE * |flow| (Sundaram et al. 2010, eq. 5, in px)
 ABSOLUTE_PX = 0.7
 RELATIVE = 0.05
@@ -124,10 +122,9 @@ def to_cache(frames: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
     return forward, backward
 
 
-def write_cache(path: Path, stride: int, forward: np.ndarray, backward: np.ndarray) -> None:
-    """Write what `to_cache` gives as one npz, whole or not at all."""
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, stride=np.array(stride, np.int32), forward=forward, backward=backward)
+def write_cache(file: BinaryIO, stride: int, forward: np.ndarray, backward: np.ndarray) -> None:
+    """Write what `to_cache` gives as one npz."""
+    np.savez(file, stride=np.array(stride, np.int32), forward=forward, backward=backward)
 
 
 def read_cache(file: Path | BinaryIO) -> tuple[int, np.ndarray, np.ndarray]:

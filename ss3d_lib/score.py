@@ -17,7 +17,7 @@ import numpy as np
 from ss3d_lib import flow, signal, video
 from ss3d_lib.curation import DEFAULTS, CurateSettings, ShotRow, curate_video, shot_names, source_stamp, write_rows
 from ss3d_lib.duplicates import DuplicateIndex
-from ss3d_lib.files import read_json, write_json
+from ss3d_lib.files import atomic_write, read_json, write_json
 from ss3d_lib.jobs import BACKENDS, run_jobs
 from ss3d_lib.journal import Journal
 from ss3d_lib.progress import progress
@@ -143,7 +143,8 @@ def _score_to(row: ShotRow, frames_path: Path, flow_folder: Path, work: Path, mi
     found = score_row(row, np.asarray(frames), min_score)
     if found.kept:
         frames = np.asarray(frames)
-        flow.write_cache(cache, found.stride, *flow.to_cache(frames, found.stride))
+        with atomic_write(cache) as temporary, open(temporary, "wb") as file:
+            flow.write_cache(file, found.stride, *flow.to_cache(frames, found.stride))
     write_json(done, {"row": asdict(row), "min_score": min_score, "score": asdict(found)}, digits=12)
     return found
 

@@ -59,7 +59,8 @@ def test_stage_writes_scores_and_flow_once(clips, tmp_path):
 def test_cached_flow_is_in_working_px(tmp_path):
     """A shift of 6 px at the working size is 6 in the cache, although the cache has half the resolution."""
     frames = np.stack([np.roll(make_shot("planar", 2, 1, noise=0)[0], 3 * t, axis=1) for t in range(4)])
-    flow.write_cache(tmp_path / "x.npz", 2, *flow.to_cache(frames, 2))
+    with open(tmp_path / "x.npz", "wb") as file:
+        flow.write_cache(file, 2, *flow.to_cache(frames, 2))
     _, forward, backward = flow.read_cache(tmp_path / "x.npz")
     inner = (slice(None), slice(10, -10), slice(15, -15))
     assert np.abs(np.median(forward[inner].astype(float), axis=(0, 1, 2)) - (6, 0)).max() < 0.1
