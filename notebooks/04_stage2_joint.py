@@ -16,7 +16,8 @@
 #
 # **Inputs.** `results/curate/frames/`, `results/score/`, `results/stage1/` (weights, and the cameras of every shot).
 #
-# **Outputs.** `results/stage2/model.safetensors`, `figures/`, `metrics.json`.
+# **Outputs.** `results/stage2/model.safetensors`, `stereo/SHOT.npz` (plane sweeps of its frames), `figures/`,
+# `metrics.json`.
 #
 # **Time and memory.** Default: about 5 minutes on 2 cores, 3 GB. Smoke: about 15 s.
 #
@@ -38,12 +39,14 @@ easy_share = 0.5  # the curriculum starts with this share of the shots, the best
 curriculum = 0.5  # share of the steps after which all shots take part
 
 # %%
+import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ss3d_lib import joint, plots
+from ss3d_lib import joint, plots, stereo
 from ss3d_lib.checkpoints import load_model, save_model
 from ss3d_lib.curriculum import sampling_weights
 from ss3d_lib.data import generator, load_shots, step_of
@@ -57,8 +60,6 @@ torch.manual_seed(seed)
 plots.use_style()
 out = Path("results/stage2")
 figures = out / "figures"
-shots = load_shots("results/curate", "results/score", "results/stage1/cameras")
-scores = np.array([shot.score for shot in shots])
 terms = joint.Terms(triangulation, uncertainty, smoothness, single_image, min_crop)
 
 # %% [markdown]
@@ -69,6 +70,23 @@ terms = joint.Terms(triangulation, uncertainty, smoothness, single_image, min_cr
 # all of it is the target.
 #
 # **Predict:** where in these pictures is there no evidence, and why?
+
+#
+# Two things speak of depth: the matches, triangulated, and a **plane sweep** (`models.sweep`): every pixel tries 32 inverse
+# depths and keeps the one under which the other frames look like it, and like its neighbours' choice. Matches are exact
+# where flow found the way; the sweep needs no way to be found, only cameras, and finds what is thin, near or repeated.
+
+# %%
+cameras, tag = Path("results/stage1/cameras"), hashlib.sha256()
+for file in sorted(cameras.glob("*.npz")):
+    tag.update(file.read_bytes())
+swept = Path(f".scratch/stage2/stereo-{tag.hexdigest()[:12]}")
+errors = stereo.sweep_all("results/curate", "results/score", str(cameras), str(swept), threads)
+assert not errors, f"plane sweeps failed: {errors}"
+shutil.copytree(swept, out / "stereo", dirs_exist_ok=True)
+shots = load_shots("results/curate", "results/score", cameras, out / "stereo")
+scores = np.array([shot.score for shot in shots])
+print(len(shots), "shots,", sum(len(shot.frames) for shot in shots), "frames with a plane sweep")
 
 # %%
 batch = joint.draw_batch(shots, scores, 3, terms, generator(seed, 0))
@@ -82,6 +100,7 @@ def evidence_panel(batch, index):
         "given, log inverse depth": masked(batch.given),
         "target, log inverse depth": masked(batch.target),
         "weight of the target": batch.target.weight[index].numpy(),
+        "the sweep, everywhere": batch.target.guess[index].numpy(),
     }
 
 

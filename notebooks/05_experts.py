@@ -13,11 +13,11 @@
 #
 # **Prerequisites.** Notebook 04.
 #
-# **Inputs.** `results/curate/frames/`, `results/score/`, `results/stage1/cameras/`, `results/stage2/model.safetensors`; a
-# few videos that no network is trained on, the judges.
+# **Inputs.** `results/curate/frames/`, `results/score/`, `results/stage1/cameras/`, `results/stage2/` (weights and plane
+# sweeps); a few videos that no network is trained on, the judges.
 #
 # **Outputs.** `results/experts/`: `clusters.csv` (cluster, judge or not, and memberships of every shot), `judges/` (their
-# frames, flow and cameras), `weights/expert_K.safetensors`, `figures/`, `metrics.json`.
+# frames, flow, cameras and sweeps), `weights/expert_K.safetensors`, `figures/`, `metrics.json`.
 #
 # **Time and memory.** Default: about 2 minutes on 2 cores, 3 GB. Smoke: about 15 s.
 #
@@ -64,7 +64,7 @@ torch.manual_seed(seed)
 plots.use_style()
 out, work = Path("results/experts"), Path(".scratch/experts/training")
 figures = out / "figures"
-training = load_shots("results/curate", "results/score", "results/stage1/cameras")
+training = load_shots("results/curate", "results/score", "results/stage1/cameras", "results/stage2/stereo")
 watch = lambda videos: progress(videos, len(videos), "judges")
 judging = finetuning.target_shots(judge_videos, CurateSettings(), min_score, max_judges, watch)
 finetuning.save_shots(out / "judges", judging)

@@ -68,8 +68,8 @@ torch.manual_seed(seed)
 plots.use_style()
 out, work, figures = Path("results/distill"), Path(".scratch/distill/training"), Path("results/distill/figures")
 judges = Path("results/experts/judges")
-shots = load_shots("results/curate", "results/score", "results/stage1/cameras")
-shots += load_shots(judges, judges, judges / "cameras")  # they have no weight in any sampler
+shots = load_shots("results/curate", "results/score", "results/stage1/cameras", "results/stage2/stereo")
+shots += load_shots(judges, judges, judges / "cameras", judges / "stereo")  # they have no weight in any sampler
 found = experts.load_clusters("results/experts/clusters.csv", shots)
 weights = Path("results/experts/weights")
 teachers = [load_model(weights / f"expert_{k}.safetensors").depth_net for k in range(found.count)]

@@ -77,7 +77,8 @@ pd.DataFrame(
 predict = evaluate.checkpoint_predictor(weights[checkpoint])
 strides = dict(zip([clip.name for clip in clips], evaluate.choose_strides(clips, threads)))
 with_depth = [clip for clip in clips if clip.depth_m is not None and clip.kind == "multi_view"]
-shown = [clip.strided(strides[clip.name]) for clip in with_depth[:: max(1, len(with_depth) // 5)][:5]]
+shown = [clip.strided(strides[clip.name]).head(8) for clip in with_depth[:: max(1, len(with_depth) // 5)][:5]]
+shown = [clip for clip in shown if len(clip.depth_frames)]
 predictions = [predict(clip.frames) for clip in shown]
 
 

@@ -138,7 +138,7 @@ write_json(out / "metrics.json", measured)
 # training videos. What it is better by is the price of having no labels. Notebook 07 measures it.
 
 # %%
-shots = load_shots("results/curate", "results/score", "results/stage1/cameras")
+shots = load_shots("results/curate", "results/score", "results/stage1/cameras", "results/stage2/stereo")
 labelled = ceiling.label_shots(shots, "results/curate/shots.csv", Path(data) / "truth/train")
 assert labelled, "no training shot has a true depth: is curate.videos the embedded training split?"
 model = load_model("results/stage1/model.safetensors")

@@ -6,6 +6,7 @@ A batch is drawn from one working size (frames of different shapes do not stack)
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,14 @@ class Cameras:
 
 
 @dataclass(frozen=True)
+class Stereo:
+    """What plane sweeps say of the frames of a shot; maps are log inverse depth, agreement, parallax (models.sweep)."""
+
+    full: np.ndarray  # (T, 3, H / 2, W / 2) float16: compared with all frames around
+    part: np.ndarray  # the same with a random part of them
+
+
+@dataclass(frozen=True)
 class Shot:
     """One shot: frames uint8 (T, H, W, 3), flow k -> k + stride and back at half resolution, in pixels."""
 
@@ -50,6 +59,7 @@ class Shot:
     forward: np.ndarray  # (T - stride, H / 2, W / 2, 2) float16
     backward: np.ndarray
     cameras: Cameras | None = None
+    stereo: Stereo | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -61,12 +71,15 @@ class Shot:
         return max(0, len(self.frames) - steps * self.stride)
 
 
-def load_shots(curate: str | Path, score: str | Path, cameras: str | Path | None = None) -> list[Shot]:
+def load_shots(
+    curate: str | Path, score: str | Path, cameras: str | Path | None = None, stereo: str | Path | None = None
+) -> list[Shot]:
     """All shots that the score kept.
 
     Args:
         curate, score: result folders of those stages.
         cameras: folder written by stage 1; without it the shots have no cameras.
+        stereo: folder written by stage 2; without it the shots have no plane sweeps.
 
     Raises:
         FileNotFoundError: naming the file that an earlier stage should have written.
@@ -78,6 +91,8 @@ def load_shots(curate: str | Path, score: str | Path, cameras: str | Path | None
     shots = [load_shot(row, Path(curate), Path(score)) for row in rows[rows.kept == 1].itertuples()]
     if cameras is not None:
         shots = [replace(shot, cameras=load_cameras(Path(cameras) / f"{shot.name}.npz")) for shot in shots]
+    if stereo is not None:
+        shots = [replace(shot, stereo=load_stereo(Path(stereo) / f"{shot.name}.npz")) for shot in shots]
     return shots
 
 
@@ -113,6 +128,19 @@ def load_cameras(path: Path) -> Cameras:
             for name in ("rotation", "translation", "residual")
         }
         return Cameras(float(data["focal_px"]), data["log_probability"], data["curves"], data["summaries"], **per_steps)
+
+
+def save_stereo(file: Path | BinaryIO, stereo: Stereo) -> None:
+    """One npz per shot, readable without pickle."""
+    np.savez(file, full=stereo.full, part=stereo.part)
+
+
+def load_stereo(path: Path) -> Stereo:
+    """Read what save_stereo wrote."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro stage2` first")
+    with np.load(path, allow_pickle=False) as data:
+        return Stereo(data["full"], data["part"])
 
 
 def generator(seed: int, step: int) -> torch.Generator:

@@ -87,8 +87,9 @@ def choose_strides(clips: Sequence[EvalClip], workers: int) -> list[int]:
 def evaluate_checkpoint(
     clips: Sequence[EvalClip], strides: Sequence[int], checkpoint: str | Path, workers: int, label: str = "evaluating"
 ) -> list[ClipResult]:
-    """Every clip of a set with one checkpoint, several clips at a time, one core each."""
-    jobs = [(clip.name, clip, stride, str(checkpoint)) for clip, stride in zip(clips, strides)]
+    """Every clip of a set with one checkpoint, several clips at a time; a clip per core keeps them busiest."""
+    threads = max(1, workers // max(1, len(clips)))
+    jobs = [(clip.name, clip, stride, str(checkpoint), threads) for clip, stride in zip(clips, strides)]
     return in_processes(_judge, jobs, workers, label)
 
 
@@ -108,8 +109,8 @@ def _stride(name: str, clip: EvalClip) -> int:
     return choose_stride(clip)
 
 
-def _judge(name: str, clip: EvalClip, stride: int, checkpoint: str) -> ClipResult:
-    torch.set_num_threads(1)  # a clip per core keeps the cores busier than a clip on all of them
+def _judge(name: str, clip: EvalClip, stride: int, checkpoint: str, threads: int) -> ClipResult:
+    torch.set_num_threads(threads)
     return evaluate_clip(clip, _predictor(checkpoint), stride)
 
 

@@ -18,6 +18,7 @@ from ss3d_lib.data import Shot, frames_tensor, generator
 from ss3d_lib.joint import DepthBatch, Terms, joint_loss, make_batch
 from ss3d_lib.losses import resize_map, triangulation_loss
 from ss3d_lib.models import ClipNet
+from ss3d_lib.models.depth import EVIDENCE_CHANNELS
 from ss3d_lib.models.triangulation import as_channels
 from ss3d_lib.training import Plan, train
 
@@ -82,7 +83,7 @@ def appearance(model: ClipNet, shot: Shot) -> np.ndarray:
     index = np.linspace(0, len(shot.frames) - 1, FRAMES_PER_SHOT).round().astype(int)
     frames = frames_tensor([shot.frames[i] for i in index])
     height, width = shot.size
-    features = model.depth_net.encode(frames, torch.zeros(len(frames), 3, height // 2, width // 2))
+    features = model.depth_net.encode(frames, torch.zeros(len(frames), EVIDENCE_CHANNELS, height // 2, width // 2))
     return features[-1].float().mean((0, 2, 3)).numpy()
 
 

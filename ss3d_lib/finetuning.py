@@ -10,13 +10,14 @@ import pandas as pd
 import torch
 
 from ss3d_lib.curation import CurateSettings, curate_video
-from ss3d_lib.data import Shot, generator, save_cameras
+from ss3d_lib.data import Shot, generator, save_cameras, save_stereo
 from ss3d_lib.experts import HELD_OUT_SEED, fingerprint, mean_error
 from ss3d_lib.flow import to_cache, write_cache
 from ss3d_lib.intrinsics import estimate_cameras
 from ss3d_lib.joint import DepthBatch, Terms, joint_loss, make_batch
 from ss3d_lib.models import ClipNet
 from ss3d_lib.score import score_row
+from ss3d_lib.stereo import sweep_shot
 from ss3d_lib.training import Plan, train
 from ss3d_lib.video import find_videos
 
@@ -41,30 +42,37 @@ def target_shots(path: str | Path, settings: CurateSettings, min_score: float, m
             reasons.append(f"{row.shot}: {row.reason or 'kept'}")
             if row.kept:
                 shot = Shot(row.shot, row.video, row.score, row.stride, curated.frames, *to_cache(curated.frames, row.stride))
-                shots.append(replace(shot, cameras=estimate_cameras(shot)))
+                shots.append(sweep_shot(replace(shot, cameras=estimate_cameras(shot))))
     if not shots:
         raise ValueError(f"{path}: no shot to adapt to ({'; '.join(reasons)}): give a video with a moving camera")
     return shots
 
 
 def save_shots(folder: Path, shots: Sequence[Shot]) -> None:
-    """Write shots so that load_shots(folder, folder, folder / "cameras") gives them back."""
-    for name in ("frames", "flow", "cameras"):
+    """Write shots so that load_shots(folder, folder, folder / "cameras", folder / "stereo") gives them back."""
+    for name in ("frames", "flow", "cameras", "stereo"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for shot in shots:
         np.save(folder / "frames" / f"{shot.name}.npy", shot.frames, allow_pickle=False)
         with open(folder / "flow" / f"{shot.name}.npz", "wb") as file:
             write_cache(file, shot.stride, shot.forward, shot.backward)
         save_cameras(folder / "cameras" / f"{shot.name}.npz", shot.cameras)
+        save_stereo(folder / "stereo" / f"{shot.name}.npz", shot.stereo)
     rows = [{"shot": shot.name, "video": shot.video, "score": shot.score, "stride": shot.stride, "kept": 1} for shot in shots]
     pd.DataFrame(rows).to_csv(folder / "scores.csv", index=False)
 
 
 def first_frames(shot: Shot, share: float) -> Shot:
-    """The beginning of a shot, with the flows that stay within it; the motions are found by their first frame."""
-    frames = max(shot.stride + 1, round(share * len(shot.frames)))
+    """The beginning of a shot, with the flows that stay within it, swept anew; motions are found by their first frame."""
+    frames = first_count(shot, share)
     flows = frames - shot.stride
-    return replace(shot, frames=shot.frames[:frames], forward=shot.forward[:flows], backward=shot.backward[:flows])
+    early = replace(shot, frames=shot.frames[:frames], forward=shot.forward[:flows], backward=shot.backward[:flows])
+    return sweep_shot(early)
+
+
+def first_count(shot: Shot, share: float) -> int:
+    """Number of frames of the beginning of a shot: at least one pair."""
+    return max(shot.stride + 1, round(share * len(shot.frames)))
 
 
 @torch.no_grad()
@@ -72,7 +80,7 @@ def last_frames(shots: Sequence[Shot], share: float, terms: Terms, per_shot: int
     """Held-out images from the end of each shot, after the first `share`, with all their evidence as the judge."""
     batches = []
     for index, shot in enumerate(shots):
-        begin = len(first_frames(shot, share).frames)
+        begin = first_count(shot, share)
         starts = np.linspace(begin, len(shot.frames) - 1, per_shot).round().astype(int).clip(0, len(shot.frames) - 1)
         batches.append(make_batch([shot] * per_shot, starts.tolist(), terms, generator(HELD_OUT_SEED, index)))
     return batches

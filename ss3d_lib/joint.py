@@ -1,6 +1,7 @@
 """Stage 2: depth learnt from what flow and the stage-1 motions triangulate (notebook 04).
 
-Each training image gets depth evidence from up to six frame pairs (1, 2 and 4 strides, both directions).
+Each training image gets depth evidence from up to six frame pairs (1, 2 and 4 strides, both directions): matches
+that are triangulated, and a plane sweep.
 All of it is the target; the network sees a random part of it, with random holes, or none: it learns to
 complete, to denoise, and to fall back on the image alone.
 """
@@ -17,6 +18,7 @@ from ss3d_lib.data import CHAIN_STEPS, Shot, cached_motion, chain_flow, frames_t
 from ss3d_lib.intrinsics import texture_weight
 from ss3d_lib.losses import resize_map, smoothness_loss, triangulation_loss, uncertainty_loss
 from ss3d_lib.models import ClipNet
+from ss3d_lib.models.sweep import Sweep, fuse
 from ss3d_lib.models.triangulation import Correspondences, DepthEvidence, as_channels, centred, triangulate
 
 TILT = 0.1  # standard deviation of the tilt, in log inverse depth, from the middle to the edge
@@ -56,16 +58,22 @@ def correspondences(shots: list[Shot], starts: list[int], frames: Float[Tensor, 
     )
 
 
-def degraded(seen: Correspondences, single_image: float, rng: torch.Generator) -> DepthEvidence:
+def sweeps(shots: list[Shot], starts: list[int], part: bool) -> Sweep:
+    """The plane sweep of frame `start` of each shot, against all frames around or against part of them."""
+    rows = [(shot.stereo.part if part else shot.stereo.full)[start] for shot, start in zip(shots, starts)]
+    return Sweep(*torch.from_numpy(np.stack(rows)).float().unbind(1))
+
+
+def degraded(seen: Correspondences, sweep: Sweep, single_image: float, rng: torch.Generator) -> DepthEvidence:
     """Evidence from some pairs, with holes, or, for some images, from none; with the errors of a short clip's camera."""
     images, pairs, height, width = seen.weight.shape
     kept = (torch.rand(images, pairs, 1, 1, generator=rng) < 0.6).float()
     keep_all = torch.rand(images, 1, 1, 1, generator=rng) >= single_image
     patches = torch.rand(images, 1, height // 12 + 1, width // 12 + 1, generator=rng)
     holes = F.interpolate((patches > torch.rand(images, 1, 1, 1, generator=rng) * 0.5).float(), (height, width))
-    evidence = triangulate(seen.masked(kept * keep_all * holes))
+    evidence = fuse(triangulate(seen.masked(kept)), sweep).masked((keep_all * holes)[:, 0])
     noise = 0.03 * torch.randn(evidence.weight.shape, generator=rng) + camera_noise(images, height, width, rng)
-    return centred(DepthEvidence(evidence.log_inverse_depth + noise, evidence.weight, evidence.moving))
+    return centred(evidence.tilted(noise))
 
 
 def camera_noise(images: int, height: int, width: int, rng: torch.Generator) -> Float[Tensor, "B h w"]:
@@ -89,7 +97,8 @@ def augment(batch: DepthBatch, min_crop: float, rng: torch.Generator) -> DepthBa
         x = x.flip(-1) if flip else x
         return F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
 
-    maps = lambda e: DepthEvidence(*crop(torch.stack([e.log_inverse_depth, e.weight, e.moving], 1)).unbind(1))  # noqa: E731
+    stacked = lambda e: torch.stack([getattr(e, name) for name in e.__dataclass_fields__], dim=1)  # noqa: E731
+    maps = lambda e: DepthEvidence(*crop(stacked(e)).unbind(1))  # noqa: E731
     gain = 0.8 + 0.4 * torch.rand(len(batch.frames), 3, 1, 1, generator=rng)
     frames = (crop(batch.frames) * gain)[:, torch.randperm(3, generator=rng)].clamp(0, 1)
     return DepthBatch(frames, maps(batch.given), maps(batch.target))
@@ -106,7 +115,8 @@ def make_batch(shots: list[Shot], starts: list[int], terms: Terms, rng: torch.Ge
     """Frame `start` of each shot (all of one working size) with all of its evidence and with a degraded part."""
     frames = frames_tensor([shot.frames[start] for shot, start in zip(shots, starts)])
     seen = correspondences(shots, starts, frames)
-    return DepthBatch(frames, degraded(seen, terms.single_image, rng), centred(triangulate(seen)))
+    given = degraded(seen, sweeps(shots, starts, part=True), terms.single_image, rng)
+    return DepthBatch(frames, given, centred(fuse(triangulate(seen), sweeps(shots, starts, part=False))))
 
 
 def joint_loss(

@@ -13,6 +13,7 @@ from ss3d_lib.data import CHAIN_STEPS, Cameras, Shot, generator, load_shots
 from ss3d_lib.joint import DepthBatch, Terms
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.triangulation import DepthEvidence
+from ss3d_lib.stereo import sweep_shot
 from ss3d_lib.training import Plan, train
 
 HEIGHT, WIDTH, FOCAL_PX = 64, 96, 80.0
@@ -42,7 +43,8 @@ def made_shot(seed: int, along: bool, frames: int = 12) -> Shot:
     residual = {s: np.full(max(0, frames - s), 0.05, np.float32) for s in CHAIN_STEPS}
     curves, summaries = np.zeros((2, 32), np.float32), np.zeros((2, 3), np.float32)
     cameras = Cameras(FOCAL_PX, np.full(32, -np.log(32), np.float32), curves, summaries, rotation, direction, residual)
-    return Shot(f"shot_{seed:02d}", f"v{seed}", 0.5 + 0.04 * seed, 1, np.repeat(picture[None], frames, 0), forward, backward, cameras)
+    pictures = np.repeat(picture[None], frames, 0)
+    return sweep_shot(Shot(f"shot_{seed:02d}", f"v{seed}", 0.5 + 0.04 * seed, 1, pictures, forward, backward, cameras))
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +193,7 @@ def test_distillation_pulls_the_student_to_its_teacher(model):
     nn.init.normal_(teacher.head[-1].weight, std=0.3)
     student = experts.copy.deepcopy(model.depth_net)
     frames = torch.rand(4, 3, 4, 6, generator=torch.Generator().manual_seed(0)).repeat_interleave(16, 2).repeat_interleave(16, 3)
-    none = DepthEvidence(*(torch.zeros(4, HEIGHT // 2, WIDTH // 2) for _ in range(3)))
+    none = DepthEvidence.measured(*(torch.zeros(4, HEIGHT // 2, WIDTH // 2) for _ in range(3)))
     batch = DepthBatch(frames, none, none)
     loss_fn = lambda rng: distillation.asymmetric_terms(student, teacher, batch, TERMS, 1.0)  # noqa: E731
     optimiser = torch.optim.Adam(student.parameters(), 1e-3)
@@ -277,9 +279,10 @@ def test_a_cluster_without_a_judge_borrows_the_nearest(shots, clusters):
 
 def test_saved_shots_are_loaded_as_they_were(tmp_path, shots):
     finetuning.save_shots(tmp_path, shots[:2])
-    loaded = load_shots(tmp_path, tmp_path, tmp_path / "cameras")
+    loaded = load_shots(tmp_path, tmp_path, tmp_path / "cameras", tmp_path / "stereo")
     assert experts.fingerprint(nn.Identity(), loaded) == experts.fingerprint(nn.Identity(), shots[:2])
     assert all(np.array_equal(a.forward, b.forward) and np.array_equal(a.frames, b.frames) for a, b in zip(loaded, shots))
+    assert all(np.array_equal(a.stereo.full, b.stereo.full) and np.array_equal(a.stereo.part, b.stereo.part) for a, b in zip(loaded, shots))
 
 
 def test_finetuning_never_trains_on_the_held_out_frames(shots):

@@ -29,7 +29,6 @@ from ss3d_lib.models.matching import (
 from ss3d_lib.models.trajectory import PairGraph, average_rotations, build_trajectory, nearest_rotation, solve_scales
 from ss3d_lib.models.triangulation import (
     Correspondences,
-    DepthEvidence,
     as_channels,
     centred,
     half_grid,
@@ -529,7 +528,7 @@ def test_nothing_seen_is_nothing_known():
     seen, _ = planted()
     evidence = centred(triangulate(seen.masked(torch.zeros(1, 1, 36, 48))))
     assert evidence.weight.max() < 1e-3 and not evidence.log_inverse_depth.any()
-    assert as_channels(evidence).shape == (1, 3, 36, 48)
+    assert as_channels(evidence).shape == (1, 5, 36, 48)
 
 
 def test_centred_evidence_has_median_zero_and_ignores_scale():
@@ -537,7 +536,7 @@ def test_centred_evidence_has_median_zero_and_ignores_scale():
     evidence = triangulate(seen)
     middle = centred(evidence).log_inverse_depth
     torch.testing.assert_close(middle[0], expected - expected.median(), atol=0.05, rtol=0)
-    grown = DepthEvidence(evidence.log_inverse_depth + 1.3, evidence.weight, evidence.moving)
+    grown = evidence.tilted(torch.full_like(evidence.weight, 1.3))
     torch.testing.assert_close(centred(grown).log_inverse_depth, middle, atol=1e-5, rtol=0)
 
 

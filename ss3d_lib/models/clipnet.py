@@ -14,8 +14,17 @@ from ss3d_lib.models.calibration import ClipMatches, Solution, focal_profile, so
 from ss3d_lib.models.camera import FocalBelief, FocalHead, match_weight, pick_matches, pick_prior, summarise
 from ss3d_lib.models.depth import EVIDENCE_CHANNELS, DepthNet
 from ss3d_lib.models.matching import Matcher, Matches
+from ss3d_lib.models.sweep import Views, fuse, plane_sweeps
 from ss3d_lib.models.trajectory import PairGraph
-from ss3d_lib.models.triangulation import Correspondences, DepthEvidence, as_channels, centred, halve, triangulate
+from ss3d_lib.models.triangulation import (
+    Correspondences,
+    DepthEvidence,
+    as_channels,
+    centred,
+    halve,
+    middle_log,
+    triangulate,
+)
 from ss3d_lib.twoview import weighted_median
 
 GAPS = (1, 2, 4)  # frame distances that are matched; the longer ones carry the parallax
@@ -93,7 +102,10 @@ class ClipNet(nn.Module):
         clips, count, _, height, width = frames.shape
         solution = seen.solution.with_focal(focal.mean_px)
         with torch.no_grad():  # evidence is what it is; the depth network learns to read it
-            evidence = triangulate(correspondences(seen.matches, solution))
+            pairs = correspondences(seen.matches, solution)
+            found = triangulate(pairs)
+            views = views_of(pairs, solution)
+            evidence = fuse(found, plane_sweeps(frames.flatten(0, 1), views, middle_log(found).exp())[0])
         log_inverse, log_std = self.depth_net(frames.flatten(0, 1), as_channels(centred(evidence)))
         log_scale = frame_scales(evidence, log_inverse)
         resize = lambda x: F.interpolate(x[:, None], (height, width), mode="bilinear", align_corners=False).view(
@@ -128,6 +140,15 @@ def correspondences(matches: Matches, solution: Solution) -> Correspondences:
         rotation.flatten(0, 1),
         translation.flatten(0, 1),
         solution.bundle.log_focal.exp().repeat_interleave(len(near.index)),
+    )
+
+
+def views_of(pairs: Correspondences, solution: Solution) -> Views:
+    """The neighbours of every frame of a batch of clips, and where they are."""
+    near, clips = solution.near, len(solution.cost)
+    first = len(near.index) * torch.arange(clips)[:, None, None]
+    return Views(
+        (near.index + first).flatten(0, 1), near.exists.repeat(clips, 1), pairs.rotation, pairs.translation, pairs.focal_px
     )
 
 

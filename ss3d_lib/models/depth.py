@@ -1,6 +1,6 @@
 """Depth of one frame from its pixels and from what the clip's motion triangulates.
 
-A timm encoder reads the image together with the maps of ss3d_lib.models.triangulation; where those are
+A timm encoder reads the image together with the maps of ss3d_lib.models.triangulation and sweep; where those are
 empty (static clips, untextured walls) it falls back on what the image alone suggests, for training drops
 them at random. The output is log inverse depth with zero mean: no scale can collapse (notebook 04).
 """
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 MEAN, STD = 0.45, 0.225  # of natural images, as in the ImageNet recipes
-EVIDENCE_CHANNELS = 3
+EVIDENCE_CHANNELS = 5
 LOG_LIMIT = 4.0  # log inverse depth stays within e^4 = 55x of its mean
 DECODER_WIDTHS = {32: 128, 16: 96, 8: 64, 4: 64, 2: 32}  # channels at each stride
 
@@ -50,7 +50,7 @@ class DepthNet(nn.Module):
         nn.init.zeros_(self.head[-1].bias)
 
     def forward(
-        self, frames: Float[Tensor, "B 3 H W"], evidence: Float[Tensor, "B 3 h w"]
+        self, frames: Float[Tensor, "B 3 H W"], evidence: Float[Tensor, "B 5 h w"]
     ) -> tuple[Float[Tensor, "B a b"], Float[Tensor, "B a b"]]:
         """Log inverse depth (zero mean) and its log standard error, at the finest stride of the encoder."""
         features = self.encode(frames, evidence)
@@ -60,11 +60,11 @@ class DepthNet(nn.Module):
                 y = layer(torch.cat([F.interpolate(y, size=skip.shape[-2:], mode="nearest"), skip], dim=1))
             known = F.interpolate(evidence, y.shape[-2:], mode="bilinear", align_corners=False)
             y = self.head(torch.cat([y, known.to(y.dtype)], dim=1)).float()
-        log_inverse = y[:, 0] + known[:, 0]  # what is known is right until the network knows better
+        log_inverse = y[:, 0] + known[:, 0] + (1 - known[:, 1]) * known[:, 3]  # right until the network knows better
         log_inverse = log_inverse - log_inverse.mean((1, 2), keepdim=True)
         return LOG_LIMIT * torch.tanh(log_inverse / LOG_LIMIT), y[:, 1].clamp(-4, 2)
 
-    def encode(self, frames: Float[Tensor, "B 3 H W"], evidence: Float[Tensor, "B 3 h w"]) -> list[Tensor]:
+    def encode(self, frames: Float[Tensor, "B 3 H W"], evidence: Float[Tensor, "B 5 h w"]) -> list[Tensor]:
         """Feature maps of the encoder, finest first."""
         size = encoder_size(*frames.shape[-2:])
         image = F.interpolate((frames - MEAN) / STD, size, mode="bilinear", align_corners=False, antialias=True)

@@ -6,7 +6,7 @@ cannot explain (a mover, an occlusion, a mistake) loses its say. All maps lie at
 frames; pixel (i, j) of a map is at (2 j + 0.5, 2 i + 0.5) of the frame.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,21 @@ class DepthEvidence:
     log_inverse_depth: Float[Tensor, "B h w"]
     weight: Float[Tensor, "B h w"]
     moving: Float[Tensor, "B h w"]  # share of the matches that the cameras cannot explain, in [0, 1]
+    guess: Float[Tensor, "B h w"]  # log inverse depth of every pixel, where the above has gaps
+    parallax: Float[Tensor, "B h w"]  # in [0, 1]: whether there was parallax to guess by
+
+    @staticmethod
+    def measured(log_inverse_depth: Tensor, weight: Tensor, moving: Tensor) -> "DepthEvidence":
+        """Evidence without a guess for its gaps."""
+        return DepthEvidence(log_inverse_depth, weight, moving, *(torch.zeros_like(weight) for _ in range(2)))
+
+    def masked(self, mask: Float[Tensor, "B h w"]) -> "DepthEvidence":
+        """The same where the mask is 1, nothing where it is 0."""
+        return replace(self, weight=self.weight * mask, moving=self.moving * mask, parallax=self.parallax * mask)
+
+    def tilted(self, change: Float[Tensor, "B h w"]) -> "DepthEvidence":
+        """The same with log inverse depths changed."""
+        return replace(self, log_inverse_depth=self.log_inverse_depth + change, guess=self.guess + change)
 
 
 @dataclass(frozen=True)
@@ -87,20 +102,26 @@ def triangulate(seen: Correspondences) -> DepthEvidence:
     known = (parallax_px > -BEHIND_PX) / (1 + (PARALLAX_PX / reach_px.clamp(min=1e-3)) ** 4)
     moving = (weight * (1 - fits)).sum(1) / (seen.weight > 0).any(-1).any(-1).sum(1).clamp(min=1)[:, None]
     maps = (torch.maximum(rho, FAR_PX / per_rho).log(), known, moving)
-    return DepthEvidence(*(x.view(frames, height, width) for x in maps))
+    return DepthEvidence.measured(*(x.view(frames, height, width) for x in maps))
 
 
 def centred(evidence: DepthEvidence) -> DepthEvidence:
     """The same with weighted median zero in each frame, and outliers pulled in."""
-    logs = evidence.log_inverse_depth
-    middle = weighted_median(logs.flatten(1), evidence.weight.flatten(1) + 1e-9)[:, None, None]
-    known = (evidence.weight > 1e-3).to(logs)
-    return DepthEvidence((logs - middle).clamp(*LOG_RANGE) * known, evidence.weight, evidence.moving)
+    middle = middle_log(evidence)[:, None, None]
+    known = (evidence.weight > 1e-3).to(middle)
+    logs, guess = ((x - middle).clamp(*LOG_RANGE) for x in (evidence.log_inverse_depth, evidence.guess))
+    return replace(evidence, log_inverse_depth=logs * known, guess=guess)
 
 
-def as_channels(evidence: DepthEvidence) -> Float[Tensor, "B 3 h w"]:
-    """The maps as input channels: log inverse depth times its weight, the weight, and what moves."""
-    return torch.stack([evidence.log_inverse_depth * evidence.weight, evidence.weight, evidence.moving], dim=1)
+def middle_log(evidence: DepthEvidence) -> Float[Tensor, "B"]:
+    """Weighted median of the log inverse depths of each frame."""
+    return weighted_median(evidence.log_inverse_depth.flatten(1), evidence.weight.flatten(1) + 1e-9)
+
+
+def as_channels(evidence: DepthEvidence) -> Float[Tensor, "B 5 h w"]:
+    """The maps as input channels: log inverse depths are multiplied by their weights."""
+    known, guessed = evidence.log_inverse_depth * evidence.weight, evidence.guess * evidence.parallax
+    return torch.stack([known, evidence.weight, evidence.moving, guessed, evidence.parallax], dim=1)
 
 
 def halve(x: Float[Tensor, "P H W *C"]) -> Float[Tensor, "P h w *C"]:

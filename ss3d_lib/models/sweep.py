@@ -1,0 +1,186 @@
+"""Depth by trial: a plane sweep along the motion that is already known.
+
+Flow guesses where a pixel went in two dimensions, and where something thin or near jumps it follows the
+background. With the cameras known only the inverse depth is left to guess: every pixel tries PLANES of them
+(Collins 1996). Frames before and frames after are compared apart, so that an occlusion spoils one side only
+(Kang et al. 2001), and semi-global matching chooses (Hirschmueller 2008). Believed is what the depth maps of
+other frames confirm. All maps lie at half the resolution of the frames.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ss3d_lib.geometry import inside, sample
+from ss3d_lib.models.matching import box, gradients, local_contrast
+from ss3d_lib.models.triangulation import MIN_Z, PARALLAX_PX, DepthEvidence, half_grid
+from ss3d_lib.twoview import length, to_rays
+
+PLANES = 32  # hypotheses per pixel; 48 were no better on validation
+REACH = (-1.8, 2.2)  # log inverse depths tried: 6x farther to 9x nearer than the frame's middle
+UNSEEN = 0.6  # cost of a hypothesis that no frame sees; a mismatch costs 1
+COST_WINDOW = 3  # pixels over which costs are averaged; 1 and 5 were worse on validation
+ONE_PLANE, MORE_PLANES = 0.15, 2.0  # price of a step between neighbours; on validation the best of 0.06 to 2
+EDGE = 4.0  # a step in depth is cheaper where the picture changes
+AGREE_PX, AGREE_LOG = 1.0, 0.3  # another frame confirms a depth that it sees within so much
+CONFLICT = 0.2  # difference of log depth at which triangulation and sweep contradict each other
+
+
+@dataclass(frozen=True)
+class Views:
+    """The S other frames with which each of F frames is compared."""
+
+    index: Tensor  # (F, S) int: place of the other frame among the F
+    exists: Float[Tensor, "F S"]
+    rotation: Float[Tensor, "F S 3 3"]  # other_from_frame
+    translation: Float[Tensor, "F S 3"]
+    focal_px: Float[Tensor, "F"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a plane sweep says of F frames."""
+
+    log_inverse_depth: Float[Tensor, "F h w"]  # of every pixel, in the scale of the translations
+    agreed: Float[Tensor, "F h w"]  # in [0, 1): share of the other frames that confirm it
+    parallax: Float[Tensor, "F h w"]  # in [0, 1): whether there is parallax to see depth by
+
+
+@torch.no_grad()
+def plane_sweeps(
+    frames: Float[Tensor, "F 3 H W"], views: Views, middle: Float[Tensor, "F"], kept: Float[Tensor, "K F S"] | None = None
+) -> list[Sweep]:
+    """Depth of every pixel of every frame.
+
+    Args:
+        middle: inverse depth around which each frame is searched.
+        kept: K choices of the views that exist; one sweep is made of each, at little more than the price of one. All by default.
+    """
+    choices = views.exists[None] if kept is None else kept * views.exists
+    half = F.avg_pool2d(frames, 2)
+    logs = torch.linspace(*REACH, PLANES, device=frames.device)
+    described = describe(half)
+    costs = [
+        frame_costs(described, views, index, middle[index] * logs.exp(), choices[:, index]) for index in range(len(frames))
+    ]
+    sweeps = []
+    for cost, exists in zip(torch.stack(costs, dim=1), choices):
+        log_inverse = lowest(semi_global(cost, half), logs) + middle.log()[:, None, None]
+        sweeps.append(Sweep(log_inverse, *confirmed(log_inverse, replace(views, exists=exists), middle)))
+    return sweeps
+
+
+def describe(half: Float[Tensor, "F 3 h w"]) -> Float[Tensor, "F 2 h w"]:
+    """What is compared: gradients of the local contrast, blind to exposure."""
+    return 2 * torch.cat(gradients(local_contrast(half.mean(1, keepdim=True))), dim=1)
+
+
+def frame_costs(
+    described: Float[Tensor, "F 2 h w"], views: Views, index: int, rho: Float[Tensor, "D"], choices: Float[Tensor, "K S"]
+) -> Float[Tensor, "K D h w"]:
+    """Costs in [0, 1] of inverse depths rho at every pixel of one frame, on its better side in time, for K choices of views."""
+    height, width = described.shape[-2:]
+    centre = rho.new_tensor([width - 0.5, height - 0.5])
+    rays = to_rays((half_grid(height, width, rho.device) - centre).reshape(1, -1, 2), views.focal_px[index : index + 1])
+    sides = []
+    for later in (False, True):
+        slots = torch.nonzero((views.exists[index] > 0) & ((views.index[index] > index) == later))[:, 0]
+        if not len(slots):
+            continue
+        turned = views.rotation[index, slots] @ rays
+        point = turned[:, :, None] + views.translation[index, slots][:, :, None, None] * rho[:, None]
+        pixels = point[:, :2] / point[:, 2:].clamp(min=MIN_Z) * views.focal_px[index] + centre[:, None, None]
+        place = ((pixels - 0.5) / 2).permute(0, 2, 3, 1).reshape(len(slots), -1, width, 2)
+        shape = (len(slots), len(rho), height, width)
+        seen = inside(place, height, width).view(shape) & (point[:, 2] > MIN_Z).view(shape)
+        there = sample(described[views.index[index, slots]], place).unflatten(2, (len(rho), height))
+        gap = (there - described[index][None, :, None]).abs().clamp(max=2).mean(1).clamp(max=1)
+        chosen = choices[:, slots]
+        total, count = (torch.einsum("ks,sdhw->kdhw", chosen, x) for x in (gap * seen, seen.to(gap)))
+        total, count = (box(x, COST_WINDOW) for x in (total, count))
+        sides.append(torch.where(count > 0.2, total / count.clamp(min=0.2), torch.inf))
+    best = torch.stack(sides).amin(0) if sides else torch.full((len(choices), len(rho), height, width), torch.inf)
+    return torch.where(best.isinf(), UNSEEN, best)
+
+
+def semi_global(cost: Float[Tensor, "F D h w"], half: Float[Tensor, "F 3 h w"]) -> Float[Tensor, "F D h w"]:
+    """Costs summed along four paths (Hirschmueller 2008, eq. 13): neighbours should lie on the same or the next plane."""
+    total = torch.zeros_like(cost)
+    for dim in (3, 2):
+        steps = cost.movedim(dim, 0).contiguous()  # lines across the path, one after the other
+        edges = half.diff(dim=dim).abs().mean(1).movedim(dim - 1, 0)[:, :, None]
+        prices = MORE_PLANES * torch.exp(-EDGE * edges)
+        for forward in (True, False):
+            order = range(len(steps)) if forward else range(len(steps) - 1, -1, -1)
+            path, before = torch.empty_like(steps), None
+            for line in order:
+                path[line] = steps[line]
+                if before is not None:
+                    least = before.amin(1, keepdim=True)
+                    best = torch.minimum(before, least + prices[line - 1 if forward else line])
+                    best[:, 1:] = torch.minimum(best[:, 1:], before[:, :-1] + ONE_PLANE)
+                    best[:, :-1] = torch.minimum(best[:, :-1], before[:, 1:] + ONE_PLANE)
+                    path[line] += best - least
+                before = path[line]
+            total += path.movedim(0, dim)
+    return total
+
+
+def lowest(cost: Float[Tensor, "F D h w"], logs: Float[Tensor, "D"]) -> Float[Tensor, "F h w"]:
+    """The value with the lowest cost, between the planes by a parabola through three of them."""
+    best = cost.argmin(1, keepdim=True)
+    middle = best.clamp(1, len(logs) - 2)
+    left, here, right = (cost.gather(1, middle + offset) for offset in (-1, 0, 1))
+    offset = ((left - right) / (2 * (left - 2 * here + right)).clamp(min=1e-6)).clamp(-0.5, 0.5)
+    return (logs[best] + (logs[1] - logs[0]) * offset * (best == middle))[:, 0]
+
+
+def confirmed(
+    log_inverse: Float[Tensor, "F h w"], views: Views, middle: Float[Tensor, "F"]
+) -> tuple[Float[Tensor, "F h w"], Float[Tensor, "F h w"]]:
+    """How far the other frames' depth maps agree, and how far there is parallax (of the pixel or of the middle depth)."""
+    count, height, width = log_inverse.shape
+    centre = log_inverse.new_tensor([width - 0.5, height - 0.5])
+    own = (half_grid(height, width, log_inverse.device) - centre).reshape(1, -1, 2).expand(count, -1, -1)
+    rays, rho, focal = to_rays(own, views.focal_px), log_inverse.exp().flatten(1), views.focal_px[:, None, None]
+    project = lambda point: (point[:, :2] / point[:, 2:].clamp(min=MIN_Z) * focal).transpose(1, 2)  # noqa: E731
+    good = seen = torch.zeros_like(rho)
+    moved_px = torch.zeros_like(rho)
+    for slot in range(views.index.shape[1]):
+        rotation, translation = views.rotation[:, slot], views.translation[:, slot, :, None]
+        turned = rotation @ rays
+        point = turned + translation * rho[:, None]
+        pixels = project(point)
+        place = ((pixels + centre - 0.5) / 2).view(count, height, width, 2)
+        theirs = sample(log_inverse[views.index[:, slot]][:, None], place)[:, 0].flatten(1)
+        back = rotation.transpose(1, 2) @ (to_rays(pixels, views.focal_px) - translation * theirs.exp()[:, None])
+        miss_px = length(project(back) - own)
+        miss_log = (theirs - rho.log() + point[:, 2].clamp(min=MIN_Z).log()).abs()
+        ok = inside(place, height, width).flatten(1) * (point[:, 2] > MIN_Z) * views.exists[:, slot, None]
+        good = good + ok * (miss_px < AGREE_PX) * (miss_log < AGREE_LOG)
+        seen = seen + ok
+        nearer = torch.maximum(rho, middle[:, None])
+        shift_px = length(project(turned + translation * nearer[:, None]) - project(turned)) * views.exists[:, slot, None]
+        moved_px = torch.maximum(moved_px, shift_px)
+    shape = log_inverse.shape
+    parallax = 1 / (1 + (PARALLAX_PX / moved_px.clamp(min=1e-3)) ** 4)
+    return (good / (seen + 0.5)).view(shape), parallax.view(shape)
+
+
+def fuse(found: DepthEvidence, sweep: Sweep) -> DepthEvidence:
+    """Triangulated matches and the sweep together: where they agree their mean, where not the more certain, with less weight."""
+    weight = sweep.agreed * sweep.parallax
+    gap = found.log_inverse_depth - sweep.log_inverse_depth
+    agree = torch.exp(-((gap / CONFLICT) ** 2))
+    share = 2 * weight / (found.weight + 2 * weight + 1e-6)  # the sweep is the more precise of the two
+    share = agree * share + (1 - agree) * (share > 0.5)
+    return DepthEvidence(
+        found.log_inverse_depth - gap * share,
+        torch.maximum(found.weight, weight) - (1 - agree) * torch.minimum(found.weight, weight),
+        found.moving,
+        sweep.log_inverse_depth,
+        sweep.parallax,
+    )
