@@ -75,9 +75,8 @@ pd.DataFrame(
 
 # %%
 predict = evaluate.checkpoint_predictor(weights[checkpoint])
-strides = dict(zip([clip.name for clip in clips], evaluate.choose_strides(clips, threads)))
 with_depth = [clip for clip in clips if clip.depth_m is not None and clip.kind == "multi_view"]
-shown = [clip.strided(strides[clip.name]).head(8) for clip in with_depth[:: max(1, len(with_depth) // 5)][:5]]
+shown = [clip.strided(protocol.choose_stride(clip)).head(8) for clip in with_depth[:: max(1, len(with_depth) // 5)][:5]]
 shown = [clip for clip in shown if len(clip.depth_frames)]
 predictions = [predict(clip.frames) for clip in shown]
 
@@ -127,10 +126,7 @@ print("the oracle gets 0; a focal length 10 % too long gets 0.100")
 
 # %%
 results = {
-    name: evaluate.evaluate_checkpoint(
-        members, [strides[clip.name] for clip in members], weights[checkpoint], threads, name
-    )
-    for name, members in sets.items()
+    name: evaluate.evaluate_checkpoint(members, weights[checkpoint], threads, name) for name, members in sets.items()
 }
 measured = {}
 for name, of_set in results.items():

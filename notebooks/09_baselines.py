@@ -31,7 +31,7 @@ data = "data"  # the embedded corpus
 sequences = "../shared/data/sequences"  # real sequences; left out where the folder is absent
 max_frames = 0  # frames of each clip; 0 takes all, a smoke run takes few
 max_clips = 0  # clips of each set, spread over it; 0 takes all
-steps = 650  # of the ceiling: those of stage 2, an expert and the student together
+steps = 600  # of the ceiling: those of stage 2
 images = 12  # images a step, as in stage 2
 learning_rate = 0.001  # as in stage 2
 
@@ -134,7 +134,7 @@ write_json(out / "metrics.json", measured)
 
 # %% [markdown]
 # ## A ceiling: the same network, told the truth
-# Same clips, same evidence, same augmentation, as many steps as the student's; only the target is the true depth of the
+# Same clips, same evidence, same augmentation, as many steps as stage 2; only the target is the true depth of the
 # training videos. What it is better by is the price of having no labels. Notebook 07 measures it.
 
 # %%

@@ -85,11 +85,11 @@ def choose_strides(clips: Sequence[EvalClip], workers: int) -> list[int]:
 
 
 def evaluate_checkpoint(
-    clips: Sequence[EvalClip], strides: Sequence[int], checkpoint: str | Path, workers: int, label: str = "evaluating"
+    clips: Sequence[EvalClip], checkpoint: str | Path, workers: int, label: str = "evaluating"
 ) -> list[ClipResult]:
-    """Every clip of a set with one checkpoint, several clips at a time; a clip per core keeps them busiest."""
+    """Every clip of a set, at its own stride, with one checkpoint; a clip per core keeps them busiest."""
     threads = max(1, workers // max(1, len(clips)))
-    jobs = [(clip.name, clip, stride, str(checkpoint), threads) for clip, stride in zip(clips, strides)]
+    jobs = [(clip.name, clip, str(checkpoint), threads) for clip in clips]
     return in_processes(_judge, jobs, workers, label)
 
 
@@ -109,9 +109,9 @@ def _stride(name: str, clip: EvalClip) -> int:
     return choose_stride(clip)
 
 
-def _judge(name: str, clip: EvalClip, stride: int, checkpoint: str, threads: int) -> ClipResult:
+def _judge(name: str, clip: EvalClip, checkpoint: str, threads: int) -> ClipResult:
     torch.set_num_threads(threads)
-    return evaluate_clip(clip, _predictor(checkpoint), stride)
+    return evaluate_clip(clip, _predictor(checkpoint), choose_stride(clip))
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ from ss3d_lib.geometry import invert_pose, pixel_grid, rotation_angle_deg
 from ss3d_lib.metrics import umeyama
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.camera import FocalBelief, FocalHead
-from ss3d_lib.models.depth import DepthNet, encoder_size
+from ss3d_lib.models.depth import EVIDENCE_CHANNELS, DepthNet, encoder_size
 from ss3d_lib.models.matching import (
     Matches,
     box,
@@ -183,7 +183,7 @@ def test_log_inverse_depth_has_mean_zero_so_that_no_scale_can_collapse():
     torch.manual_seed(0)
     net = DepthNet("resnet10t").eval()
     with torch.no_grad():
-        log_inverse, log_std = net(torch.rand(2, 3, 64, 96), torch.zeros(2, 3, 32, 48))
+        log_inverse, log_std = net(torch.rand(2, 3, 64, 96), torch.zeros(2, EVIDENCE_CHANNELS, 32, 48))
     assert log_inverse.shape == log_std.shape
     assert log_inverse.mean((1, 2)).abs().max() < 0.05
 

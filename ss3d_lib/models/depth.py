@@ -5,7 +5,6 @@ empty (static clips, untextured walls) it falls back on what the image alone sug
 them at random. The output is log inverse depth with zero mean: no scale can collapse (notebook 04).
 """
 
-import timm
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -33,6 +32,8 @@ class DepthNet(nn.Module):
 
     def __init__(self, encoder: str = "resnet10t"):
         super().__init__()
+        import timm  # here, because it takes seconds: processes that only solve cameras do without
+
         self.encoder = timm.create_model(encoder, pretrained=False, features_only=True, in_chans=3 + EVIDENCE_CHANNELS)
         channels, self.strides = self.encoder.feature_info.channels(), self.encoder.feature_info.reduction()
         self.decoder = nn.ModuleList()

@@ -85,21 +85,24 @@ def frame_costs(
     height, width = described.shape[-2:]
     centre = rho.new_tensor([width - 0.5, height - 0.5])
     rays = to_rays((half_grid(height, width, rho.device) - centre).reshape(1, -1, 2), views.focal_px[index : index + 1])
+    to_edge = views.focal_px[index] / rho.new_tensor([width - 1.0, height - 1.0])  # normalised: the last pixels are at 1
     sides = []
     for later in (False, True):
         slots = torch.nonzero((views.exists[index] > 0) & ((views.index[index] > index) == later))[:, 0]
         if not len(slots):
             continue
-        turned = views.rotation[index, slots] @ rays
-        point = turned[:, :, None] + views.translation[index, slots][:, :, None, None] * rho[:, None]
-        pixels = point[:, :2] / point[:, 2:].clamp(min=MIN_Z) * views.focal_px[index] + centre[:, None, None]
-        place = ((pixels - 0.5) / 2).permute(0, 2, 3, 1).reshape(len(slots), -1, width, 2)
+        turned, shift = views.rotation[index, slots] @ rays, views.translation[index, slots]
+        x, y, z = (turned[:, axis, None] + shift[:, axis, None, None] * rho[:, None] for axis in range(3))
+        scale = 1 / z.clamp(min=MIN_Z)
+        x, y = x * scale * to_edge[0], y * scale * to_edge[1]
         shape = (len(slots), len(rho), height, width)
-        seen = inside(place, height, width).view(shape) & (point[:, 2] > MIN_Z).view(shape)
-        there = sample(described[views.index[index, slots]], place).unflatten(2, (len(rho), height))
+        seen = ((x.abs() <= 1) & (y.abs() <= 1) & (z > MIN_Z)).view(shape).float()
+        others = described[views.index[index, slots]]
+        place = torch.stack([x, y], dim=-1).view(len(slots), -1, width, 2)
+        there = F.grid_sample(others, place, padding_mode="border", align_corners=True).unflatten(2, (len(rho), height))
         gap = (there - described[index][None, :, None]).abs().clamp(max=2).mean(1).clamp(max=1)
         chosen = choices[:, slots]
-        total, count = (torch.einsum("ks,sdhw->kdhw", chosen, x) for x in (gap * seen, seen.to(gap)))
+        total, count = (torch.einsum("ks,sdhw->kdhw", chosen, x) for x in (gap * seen, seen))
         total, count = (box(x, COST_WINDOW) for x in (total, count))
         sides.append(torch.where(count > 0.2, total / count.clamp(min=0.2), torch.inf))
     best = torch.stack(sides).amin(0) if sides else torch.full((len(choices), len(rho), height, width), torch.inf)
