@@ -32,7 +32,7 @@ min_shots = 8  # of a cluster; fewer clusters are made rather than smaller ones
 judge_videos = "data/videos/val"  # shots of these judge and never train; only their pixels are read
 max_judges = 12  # videos of them: two of each kind of footage
 min_score = 0.5  # of the judges' shots, as in score
-steps = 40  # of each expert: more than a minute for all; longer starts to learn the shots by heart
+steps = 30  # of each expert: a minute for all; longer starts to learn the shots by heart
 images = 12  # images a step, as in stage 2
 learning_rate = 0.0001  # a tenth of stage 2's: 0.0003 undid in 30 steps what stage 2's last steps had settled
 triangulation = 1.0  # weights of the terms, as in stage 2
@@ -65,8 +65,8 @@ plots.use_style()
 out, work = Path("results/experts"), Path(".scratch/experts/training")
 figures = out / "figures"
 training = load_shots("results/curate", "results/score", "results/stage1/cameras", "results/stage2/stereo")
-watch = lambda videos: progress(videos, len(videos), "judges")
-judging = finetuning.target_shots(judge_videos, CurateSettings(), min_score, max_judges, watch)
+watch = lambda finished: progress(finished, max_judges or None, "judges")
+judging = finetuning.target_shots(judge_videos, CurateSettings(), min_score, max_judges, threads, watch)
 finetuning.save_shots(out / "judges", judging)
 shots, judge = training + judging, np.array([False] * len(training) + [True] * len(judging))
 stage2 = load_model("results/stage2/model.safetensors")

@@ -69,55 +69,9 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# ## Look first
-# **Predict:** where will the depth be wrong, before you look at the error? Sky, thin things, what moves, and what
-# has no texture are good guesses.
-
-# %%
-predict = evaluate.checkpoint_predictor(weights[checkpoint])
-with_depth = [clip for clip in clips if clip.depth_m is not None and clip.kind == "multi_view"]
-shown = [clip.strided(protocol.choose_stride(clip)).head(8) for clip in with_depth[:: max(1, len(with_depth) // 5)][:5]]
-shown = [clip for clip in shown if len(clip.depth_frames)]
-predictions = [predict(clip.frames) for clip in shown]
-
-
-def middle_maps(clip, prediction):
-    """Picture, predicted and true depth of a clip's middle measured frame, at the truth's pixels."""
-    index = len(clip.depth_frames) // 2
-    frame, step = clip.depth_frames[index], clip.depth_stride
-    return clip.frames[frame], prediction.depth_m[frame, ::step, ::step], clip.depth_m[index]
-
-
-if shown:
-    columns = zip(*[middle_maps(clip, prediction) for clip, prediction in zip(shown, predictions)])
-    display(plots.save_figure(plots.depth_comparison(*columns, [c.name for c in shown]), figures / "depth.png"))
-
-# %% [markdown]
-# ## Is the ruler straight?
-# Before it judges a network, the protocol judges an **oracle** that answers with the truth, in another scale and
-# another world frame. It must get zero. Then the oracle is spoilt by a known amount, and the ruler must say so.
-
-
-# %%
-quarter_turn = np.array([[0.0, 0, 1, 2], [0, 1, 0, 0], [-1, 0, 0, 5], [0, 0, 0, 1]])
-
-
-def oracle(clip, stretch=1.0):
-    """A predictor that knows the truth of a clip: scale 1/3, a turned world; `stretch` spoils the focal length."""
-    poses = quarter_turn @ clip.poses_c2w
-    poses[:, :3, 3] /= 3
-    return lambda frames: protocol.Answer(world_from_cam=poses, focal_px=stretch * clip.focal_px)
-
-
-for clip in [clip for clip in clips if clip.kind == "multi_view"][:3]:
-    right = protocol.evaluate_clip(clip, oracle(clip)).values
-    assert np.median(right["rot_deg"]) < 1e-3 and np.median(right["dir_deg"]) < 1e-3 and right["ate_sim3"][0] < 1e-5
-    wrong = protocol.evaluate_clip(clip, oracle(clip, stretch=1.1)).values
-    assert abs(wrong["focal_relerr"][0] - 0.1) < 1e-9
-print("the oracle gets 0; a focal length 10 % too long gets 0.100")
-
-# %% [markdown]
 # ## Measure
+# **Predict:** where will the depth be wrong, before you look at the error?
+#
 # The frame stride of every clip comes from its own optical flow (notebook 02), the same for every checkpoint. Depth is
 # compared per image after scaling by the ratio of medians (`absrel_median`), per clip (`absrel_video`), after an affine
 # fit of disparity (`absrel_affine`), and as it is (`absrel_metric`, which says how far from metres the network is).
@@ -138,6 +92,52 @@ rows.to_csv(out / "clips.csv", index=False, float_format="%.6g")
 shown_columns = ["clip", "domain", "kind", "stride", *evaluate.HEADLINE]
 rows.reindex(columns=shown_columns).round(3).head(12)
 
+# %% [markdown]
+# ## Look
+# Sky, thin things, what moves, and what has no texture are good guesses for where depth is wrong.
+
+# %%
+pairs = [pair for name in sets for pair in zip(sets[name], results[name]) if pair[1].kind == "multi_view"]
+
+
+def middle_maps(clip, result):
+    """Picture, predicted and true depth of a clip's middle measured frame, at the truth's pixels."""
+    strided = clip.strided(result.stride)
+    index = len(strided.depth_frames) // 2
+    return strided.frames[strided.depth_frames[index]], result.answer.depth_m[0], strided.depth_m[index]
+
+
+shown = [pair for pair in pairs if pair[1].answer.depth_m is not None]
+shown = shown[:: max(1, len(shown) // 5)][:5]
+if shown:
+    columns = zip(*[middle_maps(clip, result) for clip, result in shown])
+    figure = plots.depth_comparison(*columns, [result.name for _, result in shown])
+    display(plots.save_figure(figure, figures / "depth.png"))
+
+# %% [markdown]
+# ## Is the ruler straight?
+# What judged the network also judges an **oracle** that answers with the truth, in another scale and another world
+# frame. It must get zero. Then the oracle is spoilt by a known amount, and the ruler must say so.
+
+
+# %%
+quarter_turn = np.array([[0.0, 0, 1, 2], [0, 1, 0, 0], [-1, 0, 0, 5], [0, 0, 0, 1]])
+
+
+def oracle(clip, stretch=1.0):
+    """A predictor that knows the truth of a clip: scale 1/3, a turned world; `stretch` spoils the focal length."""
+    poses = quarter_turn @ clip.poses_c2w
+    poses[:, :3, 3] /= 3
+    return lambda frames: protocol.Answer(world_from_cam=poses, focal_px=stretch * clip.focal_px)
+
+
+for clip in [clip for clip in clips if clip.kind == "multi_view"][:3]:
+    right = protocol.evaluate_clip(clip, oracle(clip)).values
+    assert np.median(right["rot_deg"]) < 1e-3 and np.median(right["dir_deg"]) < 1e-3 and right["ate_sim3"][0] < 1e-5
+    wrong = protocol.evaluate_clip(clip, oracle(clip, stretch=1.1)).values
+    assert abs(wrong["focal_relerr"][0] - 0.1) < 1e-9
+print("the oracle gets 0; a focal length 10 % too long gets 0.100")
+
 # %%
 tables = {checkpoint: {name: values for name, values in measured.items()}}
 Markdown("\n\n".join(report.set_table(tables, name) for name in sets) or "No set of this name is on this machine.")
@@ -151,9 +151,6 @@ Markdown("\n\n".join(report.domain_table(tables, checkpoint, name) for name in s
 # share of the path. Seen from above:
 
 # %%
-pairs = [pair for name in sets for pair in zip(sets[name], results[name]) if pair[1].kind == "multi_view"]
-
-
 def aligned_centres(clip, result):
     """Predicted camera centres (T, 3) brought onto the true ones, and those."""
     true_m = clip.poses_c2w[:: result.stride, :3, 3]

@@ -14,6 +14,7 @@ from ss3d_lib.data import Shot, generator, save_cameras, save_stereo
 from ss3d_lib.experts import HELD_OUT_SEED, fingerprint, mean_error
 from ss3d_lib.flow import to_cache, write_cache
 from ss3d_lib.intrinsics import estimate_cameras
+from ss3d_lib.jobs import run_jobs
 from ss3d_lib.joint import DepthBatch, Terms, joint_loss, make_batch
 from ss3d_lib.models import ClipNet
 from ss3d_lib.score import score_row
@@ -22,30 +23,43 @@ from ss3d_lib.training import Plan, train
 from ss3d_lib.video import find_videos
 
 
-def target_shots(path: str | Path, settings: CurateSettings, min_score: float, max_videos: int = 0, watch=iter) -> list[Shot]:
+def target_shots(
+    path: str | Path, settings: CurateSettings, min_score: float, max_videos: int = 0, workers: int = 1, watch=iter
+) -> list[Shot]:
     """The shots of a video (or of a folder of videos) that have a multi-view signal, with flow and cameras.
 
     The same functions as in the stages curate, score and stage1, without their files.
 
     Args:
         max_videos: read the first so many only; 0 reads all.
-        watch: wraps the list of videos, e.g. a progress display.
+        workers: processes; watch: wraps the iterable of finished videos, e.g. a progress display.
 
     Raises:
         ValueError: no shot has a signal; the message lists the reasons.
     """
-    shots, reasons = [], []
     videos = find_videos(path)
-    for video in watch(videos[: max_videos or len(videos)]):
-        for curated in curate_video(video, settings):
-            row = score_row(curated.row, curated.frames, min_score)
-            reasons.append(f"{row.shot}: {row.reason or 'kept'}")
-            if row.kept:
-                shot = Shot(row.shot, row.video, row.score, row.stride, curated.frames, *to_cache(curated.frames, row.stride))
-                shots.append(sweep_shot(replace(shot, cameras=estimate_cameras(shot))))
+    jobs = [(str(video), settings, min_score) for video in videos[: max_videos or len(videos)]]
+    found, failed = {}, []
+    for (video, *_), result, error in watch(run_jobs(video_shots, jobs, workers)):
+        found[video] = result or ([], [])
+        failed += [error] if error else []
+    shots = [shot for video, *_ in jobs for shot in found[video][0]]
     if not shots:
+        reasons = failed + [reason for video, *_ in jobs for reason in found[video][1]]
         raise ValueError(f"{path}: no shot to adapt to ({'; '.join(reasons)}): give a video with a moving camera")
     return shots
+
+
+def video_shots(video: str, settings: CurateSettings, min_score: float) -> tuple[list[Shot], list[str]]:
+    """The shots of one video with a signal, and what is said of each shot."""
+    shots, reasons = [], []
+    for curated in curate_video(video, settings):
+        row = score_row(curated.row, curated.frames, min_score)
+        reasons.append(f"{row.shot}: {row.reason or 'kept'}")
+        if row.kept:
+            shot = Shot(row.shot, row.video, row.score, row.stride, curated.frames, *to_cache(curated.frames, row.stride))
+            shots.append(sweep_shot(replace(shot, cameras=estimate_cameras(shot))))
+    return shots, reasons
 
 
 def save_shots(folder: Path, shots: Sequence[Shot]) -> None:

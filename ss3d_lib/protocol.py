@@ -58,7 +58,7 @@ class ClipResult:
     kind: str
     stride: int
     values: dict[str, np.ndarray]
-    answer: Answer  # trajectory and focal length as predicted; its depth maps are not kept
+    answer: Answer  # trajectory and focal length as predicted; of the depth maps only that of the middle measured frame
 
 
 def choose_stride(clip: EvalClip) -> int:
@@ -88,12 +88,21 @@ def evaluate_clip(clip: EvalClip, predict: Predictor, stride: int = 1) -> ClipRe
     if prediction.trust is not None:
         values["trust"] = np.array([prediction.trust])
     kept = Answer(
+        depth_m=middle_depth(clip, prediction),
         world_from_cam=prediction.world_from_cam,
         focal_px=prediction.focal_px,
         focal_interval_px=prediction.focal_interval_px,
         trust=prediction.trust,
     )
     return ClipResult(clip.name, clip.domain, clip.kind, stride, values, kept)
+
+
+def middle_depth(clip: EvalClip, prediction: Prediction) -> np.ndarray | None:
+    """Predicted depth of the middle measured frame (1, h, w), at the truth's pixels; None without truth or claim."""
+    if clip.depth_m is None or prediction.depth_m is None or not len(clip.depth_frames):
+        return None
+    frame, step = clip.depth_frames[len(clip.depth_frames) // 2], clip.depth_stride
+    return prediction.depth_m[frame : frame + 1, ::step, ::step].copy()
 
 
 def depth_values(clip: EvalClip, prediction: Prediction) -> dict[str, np.ndarray]:

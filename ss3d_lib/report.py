@@ -1,7 +1,7 @@
 """From what the stages wrote to one summary, its tables, and the results block of README.md.
 
-    python -m ss3d_lib.report        rewrites the block of README.md from results/compare/summary.json, and copies the
-                                     figures that it shows to docs/
+    python -m ss3d_lib.report        rewrites the blocks of README.md from results/compare/summary.json and (where it
+                                     was made) results/gallery/shots.csv, and copies the figures that it shows to docs/
 
 `results/compare/summary.json` is {row: {set: {metric: value}}} and "timings": {stage: seconds}: the one place that
 tables, README and figures read. No number in a text is typed by hand.
@@ -15,10 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from ss3d_lib.files import atomic_write, read_json
 
 SUMMARY = Path("results/compare/summary.json")
-START, END = "<!-- results: made by `python -m ss3d_lib.report` -->", "<!-- results: end -->"
+GALLERY = Path("results/gallery/shots.csv")
+RESULTS = ("<!-- results: made by `python -m ss3d_lib.report` -->", "<!-- results: end -->")
+VIDEOS = ("<!-- your videos: made by `python -m ss3d_lib.report` -->", "<!-- your videos: end -->")
 
 COLUMNS = {
     "absrel_median": ("AbsRel", 1, 3),
@@ -42,11 +47,10 @@ SETS = ("embedded_test", "embedded_val", "hololens_office", "redkitchen", "kitti
 
 PICTURES = {
     "depth.png": "evaluate/student-embedded_test/figures/depth.png",
-    "depth_real.png": "evaluate/student-sequences/figures/depth.png",
     "trajectories.png": "evaluate/student-embedded_test/figures/trajectories.png",
     "focal.png": "evaluate/student-embedded_test/figures/focal.png",
 }
-"""What README.md shows: a file in docs/ -> the figure below results/ that it is a copy of."""
+"""What README.md shows: a file in docs/ -> the figure below results/ that it is a copy of. Frames of others' sets stay out."""
 
 
 class ReportError(Exception):
@@ -165,13 +169,27 @@ def results_block(summary: dict[str, Any]) -> str:
     return "\n\n".join([*tables, legend, f"Minutes per stage: {minutes}."])
 
 
-def replace_block(text: str, block: str) -> str:
-    """The README's text with a new results block. Raises ReportError where a marker is missing."""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
+def videos_block(shots: pd.DataFrame) -> str:
+    """The table of what `ss3d_lib.gallery` made of a folder of videos: why each shot was kept or not, and its lens."""
+    lines = ["| shot | seconds | kept | score | why not | focal length / longer side (80 %) | trust |", "|---" * 7 + "|"]
+    for row in shots.itertuples():
+        known = np.isfinite(row.focal_share)
+        lens = f"{row.focal_share:.2f} ({row.focal_low:.2f} to {row.focal_high:.2f})" if known else ""
+        seconds = f"{row.start_s:.1f} to {row.end_s:.1f}" if known else ""
+        numbers = [f"{value:.2f}" if np.isfinite(value) else "" for value in (row.score, row.trust)]
+        reason = "" if row.kept else str(row.reason).replace("|", " ").replace("\n", " ")
+        cells = [row.shot if isinstance(row.shot, str) else row.video, seconds, "yes" if row.kept else "no"]
+        lines.append("| " + " | ".join([*cells, numbers[0], reason, lens, numbers[1]]) + " |")
+    return "\n".join(lines)
+
+
+def replace_block(text: str, block: str, marks: tuple[str, str] = RESULTS) -> str:
+    """The README's text with a new block between two marks. Raises ReportError where one is missing."""
+    before, start, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not start or not end:
-        raise ReportError(f"README.md lacks a marker; put these two lines where the results belong:\n{START}\n{END}")
-    return f"{before}{START}\n{block}\n{END}{after}"
+        raise ReportError("README.md lacks a marker; put these two lines where the block belongs:\n" + "\n".join(marks))
+    return f"{before}{start}\n{block}\n{end}{after}"
 
 
 def copy_pictures(results: str | Path, docs: str | Path) -> list[Path]:
@@ -188,10 +206,13 @@ def copy_pictures(results: str | Path, docs: str | Path) -> list[Path]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ss3d_lib.report", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--summary", type=Path, default=SUMMARY)
+    parser.add_argument("--gallery", type=Path, default=GALLERY, help="a shots.csv of `python -m ss3d_lib.gallery`")
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
     options = parser.parse_args(arguments)
     try:
         text = replace_block(options.readme.read_text(encoding="utf-8"), results_block(read_json(options.summary)))
+        if options.gallery.is_file():
+            text = replace_block(text, videos_block(pd.read_csv(options.gallery)), VIDEOS)
     except (ReportError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

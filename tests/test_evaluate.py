@@ -233,12 +233,20 @@ def test_the_readme_block_is_replaced_and_nothing_else(tmp_path):
     write_results(tmp_path / "results")
     write_json(tmp_path / "summary.json", report.build_summary(tmp_path / "results"))
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.START}\nold\n{report.END}\nafter\n")
-    command = ["--summary", str(tmp_path / "summary.json"), "--readme", str(readme)]
+    marks = "\nold\n".join(report.RESULTS), "\nkept\n".join(report.VIDEOS)
+    readme.write_text(f"before\n{marks[0]}\n{marks[1]}\nafter\n")
+    gallery = tmp_path / "shots.csv"
+    command = ["--summary", str(tmp_path / "summary.json"), "--readme", str(readme), "--gallery", str(gallery)]
     assert report.main(command) == 0
     text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text and "0.200" in text
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text and "0.200" in text and "\nkept\n" in text
     assert report.main(command) == 0 and readme.read_text() == text, "a second run changes nothing"
+    head = "video,shot,start_s,end_s,kept,score,reason,focal_share,focal_low,focal_high,trust\n"
+    gallery.write_text(head + "a.mp4,a_s00,0,1.5,1,0.9,,0.8,0.7,0.9,0.6\nb.mp4,,,,0,,no video,,,,\n")
+    assert report.main(command) == 0
+    lines = readme.read_text().splitlines()
+    assert "| a_s00 | 0.0 to 1.5 | yes | 0.90 |  | 0.80 (0.70 to 0.90) | 0.60 |" in lines
+    assert "| b.mp4 |  | no |  | no video |  |  |" in lines and "kept" not in lines
     readme.write_text("no markers")
     assert report.main(command) == 1
 

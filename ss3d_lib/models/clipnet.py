@@ -27,6 +27,8 @@ from ss3d_lib.models.triangulation import (
 )
 from ss3d_lib.twoview import weighted_median
 
+TRUE_ERROR = 2.0  # times the errors that training sees, for evidence and target share mistakes; on validation 82 % in 80 %
+NEARER = 0.25  # standard errors nearer than its middle: of a wide belief the depth with the least relative error, on validation
 GAPS = (1, 2, 4)  # frame distances that are matched; the longer ones carry the parallax
 SIZES = {"tiny": "resnet10t", "base": "resnet18"}  # encoder of each named size; any timm name works
 
@@ -112,9 +114,10 @@ class ClipNet(nn.Module):
             clips, count, height, width
         )  # noqa: E731
         world_from_cam = solution.world_from_cam
+        std = TRUE_ERROR * resize(log_std).exp()
         return ClipPrediction(
-            (-resize(log_inverse + log_scale[:, None, None])).exp(),
-            resize(log_std).exp(),
+            (-resize(log_inverse + log_scale[:, None, None]) - NEARER * std).exp(),
+            std,
             invert_pose(world_from_cam[:, 1:]) @ world_from_cam[:, :-1],
             world_from_cam,
             focal,
