@@ -6,7 +6,6 @@ A batch is drawn from one working size (frames of different shapes do not stack)
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -130,9 +129,9 @@ def load_cameras(path: Path) -> Cameras:
         return Cameras(float(data["focal_px"]), data["log_probability"], data["curves"], data["summaries"], **per_steps)
 
 
-def save_stereo(file: Path | BinaryIO, stereo: Stereo) -> None:
+def save_stereo(path: Path, stereo: Stereo) -> None:
     """One npz per shot, readable without pickle."""
-    np.savez(file, full=stereo.full, part=stereo.part)
+    np.savez(path, full=stereo.full, part=stereo.part)
 
 
 def load_stereo(path: Path) -> Stereo:

@@ -6,10 +6,8 @@ soft label over focal candidates. The network then learns to reach them from few
 """
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -21,18 +19,15 @@ from ss3d_lib.data import (
     Shot,
     chain_flow,
     frames_tensor,
-    load_shot,
     save_cameras,
 )
-from ss3d_lib.files import atomic_write
-from ss3d_lib.jobs import run_jobs
 from ss3d_lib.models.bundle import Neighbours, adjust, relative, robust_loss, start_bundle
 from ss3d_lib.models.calibration import FIXED_STEPS, ClipMatches, Solution, focal_profile, solve_clips
 from ss3d_lib.models.camera import MATCH_STEP, FocalBelief, summarise
 from ss3d_lib.models.matching import NOISE, box, gradients, local_contrast, weaker_eigenvalue
 from ss3d_lib.models.trajectory import PairGraph
 from ss3d_lib.models.triangulation import half_grid
-from ss3d_lib.progress import progress
+from ss3d_lib.shotwork import write_per_shot
 
 WINDOW, WINDOWS = 12, 3  # frames and number of the clips of a shot that its focal length is read from
 SHORT_CLIPS = (3, 5, 8)  # lengths of the clips that the focal head learns from
@@ -158,22 +153,11 @@ def note_motions(motions: dict[int, tuple], graph: PairGraph, clips: list[list[i
                 store[frames[first]] = value[clip, first, slot].numpy()
 
 
-def estimate_shot(name: str, row: dict, curate: str, score: str, out: str, sharpness: float) -> None:
-    """Write OUT/NAME.npz with the cameras of the shot of one row of scores.csv; a file already there is kept."""
-    path = Path(out) / f"{name}.npz"
-    if path.exists():
-        return
-    torch.set_num_threads(1)  # one shot per process keeps the cores busier than one shot on all of them
-    shot = load_shot(SimpleNamespace(**row), Path(curate), Path(score))
-    with atomic_write(path) as temporary:
-        save_cameras(temporary, estimate_cameras(shot, sharpness))
+def write_cameras(shot: Shot, path: Path, sharpness: float) -> None:
+    """Write the cameras of a shot."""
+    save_cameras(path, estimate_cameras(shot, sharpness))
 
 
 def estimate_all(curate: str, score: str, out: str, sharpness: float, workers: int) -> dict[str, str]:
     """Cameras of all kept shots, several shots at a time, with progress; returns the errors by shot."""
-    rows = pd.read_csv(Path(score) / "scores.csv", keep_default_na=False)
-    rows = rows[rows.kept == 1].to_dict("records")
-    Path(out).mkdir(parents=True, exist_ok=True)
-    jobs = [(row["shot"], row, curate, score, out, sharpness) for row in rows]
-    done = progress(run_jobs(estimate_shot, jobs, workers), len(jobs), "cameras of shots")
-    return {job[0]: error for job, _, error in done if error}
+    return write_per_shot(write_cameras, (sharpness,), curate, score, out, workers, "cameras of shots")

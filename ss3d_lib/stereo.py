@@ -7,19 +7,15 @@ which is what the network may see.
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import torch
 
-from ss3d_lib.data import CHAIN_STEPS, Shot, Stereo, frames_tensor, generator, load_cameras, load_shot, save_stereo
-from ss3d_lib.files import atomic_write
-from ss3d_lib.jobs import run_jobs
+from ss3d_lib.data import CHAIN_STEPS, Shot, Stereo, frames_tensor, generator, load_cameras, save_stereo
 from ss3d_lib.joint import correspondences
 from ss3d_lib.models.sweep import Sweep, Views, plane_sweeps
 from ss3d_lib.models.triangulation import Correspondences, middle_log, triangulate
-from ss3d_lib.progress import progress
+from ss3d_lib.shotwork import write_per_shot
 
 KEPT_VIEWS = 0.6  # share of the views that the partial sweep compares with
 
@@ -55,23 +51,12 @@ def packed(sweep: Sweep) -> np.ndarray:
     return torch.stack([sweep.log_inverse_depth, sweep.agreed, sweep.parallax], dim=1).numpy().astype(np.float16)
 
 
-def sweep_job(name: str, row: dict, curate: str, score: str, cameras: str, out: str) -> None:
-    """Write OUT/NAME.npz with the sweeps of the shot of one row of scores.csv; a file already there is kept."""
-    path = Path(out) / f"{name}.npz"
-    if path.exists():
-        return
-    torch.set_num_threads(1)  # one shot per process keeps the cores busier than one shot on all of them
-    shot = load_shot(SimpleNamespace(**row), Path(curate), Path(score))
-    shot = replace(shot, cameras=load_cameras(Path(cameras) / f"{name}.npz"))
-    with atomic_write(path) as temporary:
-        save_stereo(temporary, sweep_shot(shot).stereo)
+def write_sweeps(shot: Shot, path: Path, cameras: str) -> None:
+    """Write the sweeps of a shot whose cameras lie in a folder."""
+    shot = replace(shot, cameras=load_cameras(Path(cameras) / f"{shot.name}.npz"))
+    save_stereo(path, sweep_shot(shot).stereo)
 
 
 def sweep_all(curate: str, score: str, cameras: str, out: str, workers: int) -> dict[str, str]:
     """Sweeps of all kept shots, several shots at a time, with progress; returns the errors by shot."""
-    rows = pd.read_csv(Path(score) / "scores.csv", keep_default_na=False)
-    rows = rows[rows.kept == 1].to_dict("records")
-    Path(out).mkdir(parents=True, exist_ok=True)
-    jobs = [(row["shot"], row, curate, score, cameras, out) for row in rows]
-    done = progress(run_jobs(sweep_job, jobs, workers), len(jobs), "plane sweeps of shots")
-    return {job[0]: error for job, _, error in done if error}
+    return write_per_shot(write_sweeps, (cameras,), curate, score, out, workers, "plane sweeps of shots")
