@@ -117,7 +117,7 @@ def test_semi_global_paths_against_all_sequences():
     cost = torch.rand(1, planes, 1, width, generator=rng) * 3
     flat = torch.zeros(1, 3, 1, width)
     total = semi_global(cost, flat)
-    lines = total[0, :, 0] - 2 * cost[0, :, 0]  # the two paths across the line have one pixel each
+    lines = total[0, :, 0] - 6 * cost[0, :, 0]  # the six paths across the line have one pixel each
     price = lambda a, b: 0.0 if a == b else sweep.ONE_PLANE if abs(a - b) == 1 else sweep.MORE_PLANES  # noqa: E731
     for pixel in range(width):
         best = torch.full((planes,), torch.inf)
@@ -126,6 +126,16 @@ def test_semi_global_paths_against_all_sequences():
             best[sequence[pixel]] = min(best[sequence[pixel]], value)
         through = lines[:, pixel] - cost[0, :, 0, pixel]
         torch.testing.assert_close(through - through.min(), best - best.min(), atol=1e-4, rtol=0)
+
+
+def test_eight_paths_reach_along_every_direction():
+    """One pixel that knows its plane: its neighbours in all eight directions lean to it more than those a knight's move away."""
+    cost = torch.full((1, 6, 7, 7), 0.5)
+    cost[0, 2, 3, 3] = 0.0
+    leaning = (cost.new_zeros(1) + semi_global(cost, torch.zeros(1, 3, 7, 7)))[0]
+    gain = leaning.amax(0) - leaning[2]
+    assert all(gain[3 + y, 3 + x] > 0.4 for y in (-2, 0, 2) for x in (-2, 0, 2))
+    assert all(gain[3 + y, 3 + x] < 1e-6 for y, x in ((1, 2), (2, 1), (-1, 2), (-2, -1)))
 
 
 def test_the_lowest_cost_lies_between_the_planes():

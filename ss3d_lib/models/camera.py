@@ -19,6 +19,7 @@ from ss3d_lib.models.matching import Matches
 from ss3d_lib.twoview import NUM_FOCALS, length
 
 MATCH_STEP = 8  # one match every so many pixels: 540 a pair at the working size
+SURER = 1.5  # exponent of the learnt probabilities: labels are wider than the errors; on validation 81 % in the 80 % interval (85 at 1)
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class FocalHead(nn.Module):
         correction = self.correct(torch.cat([(rise * 10).clamp(max=3), summary], dim=1))
         sharpness = (self.log_sharpness + correction[:, -1:]).exp()
         logits = self.log_prior + correction[:, :-1].tanh() * 2 - sharpness * rise
-        return FocalBelief(candidates_px, logits.log_softmax(-1))
+        return FocalBelief(candidates_px, (logits if self.training else SURER * logits).log_softmax(-1))
 
 
 def summarise(

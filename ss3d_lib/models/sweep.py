@@ -23,9 +23,10 @@ PLANES = 32  # hypotheses per pixel; 48 were no better on validation
 REACH = (-1.8, 2.2)  # log inverse depths tried: 6x farther to 9x nearer than the frame's middle
 UNSEEN = 0.6  # cost of a hypothesis that no frame sees; a mismatch costs 1
 COST_WINDOW = 3  # pixels over which costs are averaged; 1 and 5 were worse on validation
-ONE_PLANE, MORE_PLANES = 0.15, 2.0  # price of a step between neighbours; on validation the best of 0.06 to 2
+ONE_PLANE, MORE_PLANES = 0.15, 4.0  # price of a step between neighbours; on validation the best of 0.06 to 6
+MATCH = 0.55  # only what matches better than this is confirmed: smooth mistakes confirm each other, but do not look alike
 EDGE = 4.0  # a step in depth is cheaper where the picture changes
-AGREE_PX, AGREE_LOG = 1.0, 0.3  # another frame confirms a depth that it sees within so much
+AGREE_PX, AGREE_LOG = 1.0, 0.2  # another frame confirms a depth that it sees within so much
 CONFLICT = 0.2  # difference of log depth at which triangulation and sweep contradict each other
 
 
@@ -68,8 +69,11 @@ def plane_sweeps(
     ]
     sweeps = []
     for cost, exists in zip(torch.stack(costs, dim=1), choices):
-        log_inverse = lowest(semi_global(cost, half), logs) + middle.log()[:, None, None]
-        sweeps.append(Sweep(log_inverse, *confirmed(log_inverse, replace(views, exists=exists), middle)))
+        total = semi_global(cost, half)
+        log_inverse = lowest(total, logs) + middle.log()[:, None, None]
+        alike = cost.gather(1, total.argmin(1, keepdim=True))[:, 0] < MATCH
+        agreed, parallax = confirmed(log_inverse, replace(views, exists=exists), middle)
+        sweeps.append(Sweep(log_inverse, agreed * alike, parallax))
     return sweeps
 
 
@@ -110,26 +114,34 @@ def frame_costs(
 
 
 def semi_global(cost: Float[Tensor, "F D h w"], half: Float[Tensor, "F 3 h w"]) -> Float[Tensor, "F D h w"]:
-    """Costs summed along four paths (Hirschmueller 2008, eq. 13): neighbours should lie on the same or the next plane."""
+    """Costs summed along eight paths (Hirschmueller 2008, eq. 13): neighbours should lie on the same or the next plane."""
     total = torch.zeros_like(cost)
-    for dim in (3, 2):
-        steps = cost.movedim(dim, 0).contiguous()  # lines across the path, one after the other
-        edges = half.diff(dim=dim).abs().mean(1).movedim(dim - 1, 0)[:, :, None]
-        prices = MORE_PLANES * torch.exp(-EDGE * edges)
-        for forward in (True, False):
-            order = range(len(steps)) if forward else range(len(steps) - 1, -1, -1)
-            path, before = torch.empty_like(steps), None
-            for line in order:
-                path[line] = steps[line]
-                if before is not None:
-                    least = before.amin(1, keepdim=True)
-                    best = torch.minimum(before, least + prices[line - 1 if forward else line])
-                    best[:, 1:] = torch.minimum(best[:, 1:], before[:, :-1] + ONE_PLANE)
-                    best[:, :-1] = torch.minimum(best[:, :-1], before[:, 1:] + ONE_PLANE)
-                    path[line] += best - least
-                before = path[line]
-            total += path.movedim(0, dim)
+    for dim, slants in ((3, (0,)), (2, (-1, 0, 1))):
+        lines, image = cost.movedim(dim, 0).contiguous(), half.movedim(dim, 0)
+        for slant in slants:
+            total += path_costs(lines, image, slant).movedim(0, dim)
+            total += path_costs(lines.flip(0), image.flip(0), slant).flip(0).movedim(0, dim)
     return total
+
+
+def path_costs(lines: Float[Tensor, "L F D n"], image: Float[Tensor, "L F 3 n"], slant: int) -> Float[Tensor, "L F D n"]:
+    """Least costs of the paths that come from the line before, `slant` pixels aside, at every pixel of every line."""
+    edges = (image[1:] - shifted(image[:-1], slant)).abs().mean(2, keepdim=True)
+    prices = MORE_PLANES * torch.exp(-EDGE * edges)
+    path = lines.clone()
+    for line in range(1, len(lines)):
+        before = shifted(path[line - 1], slant)
+        least = before.amin(1, keepdim=True)
+        best = torch.minimum(before, least + prices[line - 1])
+        best[:, 1:] = torch.minimum(best[:, 1:], before[:, :-1] + ONE_PLANE)
+        best[:, :-1] = torch.minimum(best[:, :-1], before[:, 1:] + ONE_PLANE)
+        path[line] += best - least
+    return path
+
+
+def shifted(x: Float[Tensor, "*B n"], places: int) -> Float[Tensor, "*B n"]:
+    """Moved to the right along the last dimension; zero, where a path begins, comes in."""
+    return F.pad(x, (places, -places)) if places else x
 
 
 def lowest(cost: Float[Tensor, "F D h w"], logs: Float[Tensor, "D"]) -> Float[Tensor, "F h w"]:
