@@ -14,7 +14,6 @@ computes what YouTube-8M would cost.
 from __future__ import annotations
 
 import argparse
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,10 +22,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from benchmarks.score_oracle import corpus_shots
-from ss3d_lib import score, shards, signal, video
+from ss3d_lib import score, sfm, shards, signal, video
 from ss3d_lib.curation import DECODE_SHORT_SIDE_PX, CurateSettings
 from ss3d_lib.files import read_json, write_json
 from ss3d_lib.progress import progress
@@ -96,39 +94,14 @@ def storage(shots: list) -> dict:
             "small_bytes_per_frame": float(np.mean(jpegs))}  # fmt: skip
 
 
-def registered_share(frames: np.ndarray, folder: Path) -> float:
-    """The share of the frames (T,H,W,3) that the largest model of pycolmap's incremental mapping holds."""
-    import pycolmap
-
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "images").mkdir(parents=True)
-    (folder / "model").mkdir()
-    for number, frame in enumerate(frames):
-        Image.fromarray(frame).save(folder / "images" / f"{number:04d}.bmp")  # PNG: the zlib of OpenCV and of pycolmap clash
-    pycolmap.set_random_seed(0)
-    extraction, matching, mapping = (
-        pycolmap.FeatureExtractionOptions(), pycolmap.FeatureMatchingOptions(), pycolmap.IncrementalPipelineOptions()
-    )  # fmt: skip
-    extraction.num_threads = matching.num_threads = mapping.num_threads = 1
-    extraction.use_gpu = matching.use_gpu = False
-    database = folder / "database.db"
-    single = pycolmap.CameraMode.SINGLE
-    pycolmap.extract_features(database, folder / "images", camera_mode=single, extraction_options=extraction)
-    pycolmap.match_sequential(database, matching_options=matching)
-    models = pycolmap.incremental_mapping(database, folder / "images", folder / "model", options=mapping)
-    return max((model.num_reg_images() for model in models.values()), default=0) / len(frames)
-
-
 def against_pycolmap(shots: list, folder: Path) -> dict:
     """Seconds and separation of both on the same frames."""
-    import pycolmap
     from sklearn.metrics import roc_auc_score
 
-    pycolmap.logging.minloglevel = 3
     ours, theirs = [], []
     for _, frames in progress(shots, label="shots by score and by pycolmap"):
         ours.append(cpu_s(partial(signal.shot_signal, frames), repeats=1))
-        theirs.append(cpu_s(partial(registered_share, frames, folder / "sfm"), repeats=1))
+        theirs.append(cpu_s(partial(sfm.registered_share, frames, folder / "sfm"), repeats=1))
     truth = [kind == "multi_view" for kind, _ in shots]
     return {
         "shots": len(shots),

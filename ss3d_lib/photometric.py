@@ -22,20 +22,24 @@ def photometric_error(image: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 
     return (SSIM_SHARE * structure + (1 - SSIM_SHARE) * (image - target).abs()).mean(1)
 
 
-def reprojection_errors(
+def unmoved_errors(target: Float[Tensor, "B 3 H W"], sources: Float[Tensor, "B S 3 H W"]) -> Float[Tensor, "B S H W"]:
+    """Errors of the sources as they are."""
+    repeated = target.repeat_interleave(sources.shape[1], dim=0)
+    return photometric_error(sources.flatten(0, 1), repeated).unflatten(0, sources.shape[:2])
+
+
+def warped_errors(
     target: Float[Tensor, "B 3 H W"],
     sources: Float[Tensor, "B S 3 H W"],
     depth: Float[Tensor, "B H W"],
     intrinsics: Float[Tensor, "B 3 3"],
     src_from_tgt: Float[Tensor, "B S 4 4"],
-) -> tuple[Float[Tensor, "B S H W"], Bool[Tensor, "B S H W"], Float[Tensor, "B S H W"]]:
-    """Errors of the sources warped by depth and motion, where they were seen, and errors of the sources as they are."""
-    count = sources.shape[1]
-    each = lambda x: x.repeat_interleave(count, dim=0)  # noqa: E731
+) -> tuple[Float[Tensor, "B S H W"], Bool[Tensor, "B S H W"]]:
+    """Errors of the sources warped by the target's depth and the motions, and where the target's pixels land on them."""
+    each = lambda x: x.repeat_interleave(sources.shape[1], dim=0)  # noqa: E731
     warped, valid = warp(sources.flatten(0, 1), each(depth), each(intrinsics), src_from_tgt.flatten(0, 1))
     errors = photometric_error(warped, each(target))
-    unmoved = photometric_error(sources.flatten(0, 1), each(target))
-    return tuple(x.unflatten(0, (-1, count)) for x in (errors, valid, unmoved))
+    return errors.unflatten(0, sources.shape[:2]), valid.unflatten(0, sources.shape[:2])
 
 
 def minimum_reprojection(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ss3d_lib import geometry, toy_scene
-from ss3d_lib.photometric import minimum_reprojection, photometric_error, reprojection_errors
+from ss3d_lib.photometric import minimum_reprojection, photometric_error, unmoved_errors, warped_errors
 
 SIZE = (48, 64)
 
@@ -21,6 +21,11 @@ def room():
     frames = torch.from_numpy(np.stack([image for image, _ in drawn])).permute(0, 3, 1, 2)
     src_from_tgt = geometry.invert_pose(world_from_cam[[0, 2]]) @ world_from_cam[1]
     return frames[1:2], frames[None, [0, 2]], torch.from_numpy(drawn[1][1])[None], intrinsics, src_from_tgt[None]
+
+
+def errors_of(target, sources, depth, intrinsics, src_from_tgt):
+    """The three arguments of minimum_reprojection."""
+    return (*warped_errors(target, sources, depth, intrinsics, src_from_tgt), unmoved_errors(target, sources))
 
 
 def test_equal_images_have_no_error_and_opposite_ones_the_greatest():
@@ -42,12 +47,12 @@ def test_the_error_is_the_formula_of_godard_et_al_on_flat_images():
 
 def test_the_identity_warp_has_no_error(room):
     target, _, depth, intrinsics, _ = room
-    errors, valid, unmoved = reprojection_errors(target, target[:, None], depth, intrinsics, torch.eye(4)[None, None])
+    errors, valid, unmoved = errors_of(target, target[:, None], depth, intrinsics, torch.eye(4)[None, None])
     assert valid.all() and float(errors.max()) < 1e-3 and float(unmoved.max()) < 1e-3
 
 
 def test_true_depth_and_motion_explain_the_sources_and_false_ones_do_not(room):
-    errors, valid, unmoved = reprojection_errors(*room)
+    errors, valid, unmoved = errors_of(*room)
     loss, kept = minimum_reprojection(errors, valid, unmoved)
     assert float(kept.float().mean()) > 0.9
     target, sources, depth, intrinsics, src_from_tgt = room
@@ -56,7 +61,7 @@ def test_true_depth_and_motion_explain_the_sources_and_false_ones_do_not(room):
         (target, sources, depth, intrinsics, geometry.invert_pose(src_from_tgt)),
         (target, sources, depth, geometry.intrinsics_matrix(torch.tensor([90.0]), *SIZE), src_from_tgt),
     ):
-        worse, _ = minimum_reprojection(*reprojection_errors(*wrong))
+        worse, _ = minimum_reprojection(*errors_of(*wrong))
         assert float(loss[kept].mean()) < 0.6 * float(worse[kept].mean())
 
 
@@ -75,12 +80,12 @@ def test_a_pixel_that_looks_the_same_without_motion_is_left_out(room):
     """A camera that stands: no warp can be better than none (eq. 5)."""
     target, _, depth, intrinsics, src_from_tgt = room
     still = target[:, None].expand(-1, 2, -1, -1, -1)
-    _, kept = minimum_reprojection(*reprojection_errors(target, still, depth, intrinsics, src_from_tgt))
+    _, kept = minimum_reprojection(*errors_of(target, still, depth, intrinsics, src_from_tgt))
     assert not kept.any()
 
 
 def test_a_missing_source_changes_nothing(room):
-    errors, valid, unmoved = reprojection_errors(*room)
+    errors, valid, unmoved = errors_of(*room)
     alone = minimum_reprojection(errors[:, :1], valid[:, :1], unmoved[:, :1])
     valid[:, 1], unmoved[:, 1] = False, torch.inf
     for got, expected in zip(minimum_reprojection(errors, valid, unmoved), alone, strict=True):
