@@ -44,6 +44,8 @@ ROWS = (
 SETS = ("embedded_test", "embedded_val", "hololens_office", "redkitchen", "kitti_drive")
 """The order of known sets; the domains of the embedded split (`embedded_test_street`) come last."""
 
+MEASURED_APART = ("baselines", "rivals")
+"""Stages that measure rows which have no checkpoint."""
 
 PICTURES = {
     "depth.png": "evaluate/student-embedded_test/figures/depth.png",
@@ -60,9 +62,9 @@ class ReportError(Exception):
 def build_summary(results: str | Path = "results") -> dict[str, Any]:
     """{row: {set: {metric: value}}, "timings": {stage: seconds}} of everything below `results`.
 
-    Reads evaluate/ROW-SET/metrics.json ({"checkpoint": sha256, NAME: figures}) and baselines/metrics.json
-    ({"ROW-NAME": figures}). Sets that are not on this machine are in neither. Raises ReportError where the sets of
-    one row were measured with different checkpoints.
+    Reads evaluate/ROW-SET/metrics.json ({"checkpoint": sha256, NAME: figures}) and metrics.json of MEASURED_APART
+    ({"ROW-NAME": figures}; a name without a dash is no row). Sets that are not on this machine are in neither. Raises
+    ReportError where the sets of one row were measured with different checkpoints.
     """
     results = Path(results)
     summary: dict[str, Any] = {}
@@ -73,8 +75,8 @@ def build_summary(results: str | Path = "results") -> dict[str, Any]:
         if len(checkpoints[row]) > 1:
             raise ReportError(f"{path}: row {row!r} mixes checkpoints; run `dvc repro evaluate` again")
         summary.setdefault(row, {}).update(numbers(sets))
-    baselines = results / "baselines" / "metrics.json"
-    for key, figures in numbers(read_json(baselines) if baselines.exists() else {}).items():
+    apart = [results / stage / "metrics.json" for stage in MEASURED_APART]
+    for key, figures in [item for path in apart if path.exists() for item in numbers(read_json(path)).items()]:
         row, dash, name = key.partition("-")
         if dash:
             summary.setdefault(row, {})[name] = figures

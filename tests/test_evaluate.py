@@ -223,6 +223,17 @@ def test_the_summary_has_rows_sets_domains_and_timings(tmp_path):
     assert "| street | 2 | 0.250 |" in report.domain_table(summary, "student")
 
 
+def test_rivals_join_the_summary_and_their_other_blocks_do_not(tmp_path):
+    write_results(tmp_path)
+    rows = {"pycolmap-embedded_test": {"ate_sim3": 0.04, "usable": 0.5}, "monodepth2-redkitchen": {"rot_deg": 1.0}}
+    others = {"monodepth2_seeds": {"rot_deg_std": 0.1}, "usable_embedded_test": {"student_usable": 1.0}}
+    write_json(tmp_path / "rivals/metrics.json", rows | others)
+    summary = report.build_summary(tmp_path)
+    assert list(summary) == ["identity_motion", "pycolmap", "monodepth2", "student", "timings"]
+    assert summary["pycolmap"] == {"embedded_test": {"ate_sim3": 0.04, "usable": 0.5}}
+    assert "| pycolmap |  | 4.0 |" in report.set_table(summary, "embedded_test")
+
+
 def test_mixed_checkpoints_are_refused(tmp_path):
     write_results(tmp_path, sha="b")
     with pytest.raises(report.ReportError, match="mixes checkpoints"):
