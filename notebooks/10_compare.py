@@ -13,7 +13,7 @@
 #
 # **Prerequisites.** Notebooks 07 and 09.
 #
-# **Inputs.** `results/evaluate/*/metrics.json`, `results/baselines/metrics.json`, every stage's `timing.json`.
+# **Inputs.** `results/evaluate/*/metrics.json`, `metrics.json` of `baselines` and `rivals`, every stage's `timing.json`.
 #
 # **Outputs.** `results/compare/summary.json` ({row: {set: {metric: value}}} and the seconds of every stage),
 # `metrics.json`, `figures/`.

@@ -255,4 +255,4 @@ print(f"the field of view should shrink; it goes from {field_deg(prediction.foca
 # rotation or perspective moves the estimate towards the truth (notebook 03).
 
 # %% [markdown]
-# This is the last notebook. Back to the map: [00 · Start here](00_start_here.ipynb)
+# Next: [12 · Rivals](12_rivals.ipynb). Or back to the map: [00 · Start here](00_start_here.ipynb)
