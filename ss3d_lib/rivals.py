@@ -36,26 +36,33 @@ def timed_set(
     return results, np.array(seconds)
 
 
-def multi_view(results: Sequence[ClipResult]) -> np.ndarray:
-    """Which clips (N,) show a scene from several places: those that figures are about."""
-    return np.array([result.kind == "multi_view" for result in results])
+def trajectory_errors(results: Sequence[ClipResult]) -> np.ndarray:
+    """`ate_sim3` of the multi-view shots (N,); infinite where no trajectory was claimed."""
+    main = [result for result in results if result.kind == "multi_view"]
+    return np.array([result.values.get("ate_sim3", [np.inf])[0] for result in main])
 
 
 def reliability(results: Sequence[ClipResult]) -> dict[str, float]:
     """`failed_share` and `usable` of the multi-view shots; a shot without a trajectory failed, and is not usable."""
-    main = [result for result in results if result.kind == "multi_view"]
-    errors = [result.values.get("ate_sim3", np.array([np.inf]))[0] for result in main]
-    failed = [result.answer.world_from_cam is None for result in main]
-    return {"failed_share": float(np.mean(failed)), "usable": float(np.mean(np.array(errors) < USABLE_ATE))}
+    errors = trajectory_errors(results)
+    return {"failed_share": float(np.mean(np.isinf(errors))), "usable": float(np.mean(errors < USABLE_ATE))}
 
 
-def usable_block(measured: dict[str, tuple[list[ClipResult], np.ndarray]], ours: str, rival: str) -> dict[str, float]:
-    """ROW_usable and ROW_s (mean seconds) of every row over the multi-view shots; the ratios are `ours` to `rival`."""
+def usable_block(
+    measured: dict[str, tuple[list[ClipResult], np.ndarray]], ours: str, rival: str, line: str
+) -> dict[str, float]:
+    """What every row (results, seconds a clip) is good for, over the multi-view shots; ratios are `ours` to `rival`.
+
+    ROW_usable; ROW_beats_LINE, the share of shots with a smaller error than the row `line`; ROW_s, mean seconds.
+    """
     block: dict[str, float] = {}
     for row, (results, seconds) in measured.items():
-        block |= {f"{row}_usable": reliability(results)["usable"], f"{row}_s": float(seconds[multi_view(results)].mean())}
+        main = np.array([result.kind == "multi_view" for result in results])
+        block[f"{row}_usable"] = reliability(results)["usable"]
+        block[f"{row}_beats_{line}"] = float(np.mean(trajectory_errors(results) < trajectory_errors(measured[line][0])))
+        block[f"{row}_s"] = float(seconds[main].mean())
     for name, key in (("usable_ratio", "usable"), ("time_ratio", "s")):
-        block[name] = block[f"{ours}_{key}"] / block[f"{rival}_{key}"] if block[f"{rival}_{key}"] else float("nan")
+        block[name] = block[f"{ours}_{key}"] / (block[f"{rival}_{key}"] or np.nan)
     return block
 
 

@@ -24,14 +24,17 @@ def test_a_failure_is_not_usable_and_other_kinds_do_not_count():
     assert rivals.reliability(RESULTS) == {"failed_share": 0.25, "usable": 0.5}
 
 
-def test_the_usable_block_compares_ours_with_the_rival():
+def test_the_usable_block_compares_ours_with_the_rival_and_all_with_the_line():
     ours = [result(0.01), result(0.02), result(0.03), result(0.3), result(0.5, "static")]
+    line = [result(0.03)] * 5
     seconds = np.array([1.0, 1.0, 1.0, 1.0, 99.0])
-    block = rivals.usable_block({"student": (ours, seconds), "pycolmap": (RESULTS, 2 * seconds)}, "student", "pycolmap")
+    rows = {"student": (ours, seconds), "pycolmap": (RESULTS, 2 * seconds), "line": (line, seconds)}
+    block = rivals.usable_block(rows, "student", "pycolmap", "line")
     assert block["student_usable"] == 0.75 and block["pycolmap_usable"] == 0.5 and block["usable_ratio"] == 1.5
     assert block["student_s"] == 1 and block["pycolmap_s"] == 2 and block["time_ratio"] == 0.5
-    none = rivals.usable_block({"a": (ours, seconds), "b": ([result(None)] * 5, seconds)}, "a", "b")
-    assert np.isnan(none["usable_ratio"])
+    assert block["student_beats_line"] == 0.5 and block["pycolmap_beats_line"] == 0.25 and block["line_beats_line"] == 0
+    rows["pycolmap"] = ([result(None)] * 5, seconds)
+    assert np.isnan(rivals.usable_block(rows, "student", "pycolmap", "line")["usable_ratio"])
 
 
 def test_means_and_spread_over_seeds():
