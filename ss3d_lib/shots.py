@@ -18,6 +18,7 @@ CUT_CONTENT, CUT_RATIO = 14.0, 3.0  # scenedetect: HSV change of a cut, and its 
 SUSPECT_CHANGE, SUSPECT_RATIO = 6.0, 1.5  # a step like this may be a cut amid fast motion: flow decides
 CUT_MATCHED, SAME_MATCHED = 0.45, 0.7  # share of the picture that still matches: below is a cut, above never is
 BLEND_LENGTHS = (4, 5, 6, 7, 8, 10, 12, 15, 19, 24, 30)  # frames from the last of one shot to the first of the next
+LEAST_CHANGE = 15.0  # rms change over a dissolve, grey levels
 BLEND_CHANGE = 0.75  # rms change over a dissolve, relative to the contrast of its two ends
 BLEND_RESIDUAL = 0.42  # what a mixture of the two ends leaves unexplained, relative to the change
 BLEND_BEND = 0.17  # the share of the second shot grows evenly: largest distance from a straight line
@@ -30,6 +31,12 @@ STILL_SPREAD = 3.0  # grey levels (standard deviation over time): noise and comp
 def tiny(frames: np.ndarray) -> np.ndarray:
     """(T,H,W,3) uint8 to (T,72,128,3) uint8."""
     return np.stack([cv2.resize(f, TINY[::-1], interpolation=cv2.INTER_AREA) for f in frames])
+
+
+def halved(frames: np.ndarray) -> np.ndarray:
+    """(T,H,W,3) uint8 to (T,H/2,W/2,3): means of 2x2 px."""
+    size = (frames.shape[2] // 2, frames.shape[1] // 2)
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
 
 
 def shot_ranges(small: np.ndarray) -> list[tuple[int, int]]:
@@ -54,25 +61,27 @@ def hard_cuts(small: np.ndarray) -> list[int]:
     scenedetect's AdaptiveDetector finds those that stand out, and a smaller step makes a suspect when motion is fast.
     Flow across the step has the last word: two pictures of one scene match, those of two scenes do not.
     """
-    change = np.abs(np.diff(small.astype(np.float32), axis=0)).mean(axis=(1, 2, 3))
+    change = np.array([cv2.norm(a, b, cv2.NORM_L1) for a, b in zip(small[:-1], small[1:])]) / small[0].size
     sure = set(_adaptive_cuts(small))
-    cuts = []
-    for step in range(len(change)):
-        around = np.delete(change[max(step - 3, 0) : step + 4], min(step, 3))
-        usual = float(np.median(around)) if len(around) else 0.0
-        suspect = change[step] > SUSPECT_CHANGE and change[step] > SUSPECT_RATIO * usual
-        if step + 1 in sure or suspect:
-            matched = _matched_share(small, step)
-            beside = [_matched_share(small, s) for s in (step - 1, step + 1) if 0 <= s < len(change)]
-            limit = SAME_MATCHED if step + 1 in sure else min([CUT_MATCHED, *(0.6 * share for share in beside)])
-            if matched < limit:
-                cuts.append(step + 1)
-    return cuts
+    return [step + 1 for step in range(len(change)) if _is_cut(small, change, step, step + 1 in sure)]
+
+
+def _is_cut(small: np.ndarray, change: np.ndarray, step: int, sure: bool) -> bool:
+    """Is there a cut between the frames `step` and step + 1? Flow is asked only where the change (T-1,) makes a suspect."""
+    if not sure and change[step] <= SUSPECT_CHANGE:
+        return False
+    around = np.delete(change[max(step - 3, 0) : step + 4], min(step, 3))
+    if not sure and len(around) and change[step] <= SUSPECT_RATIO * np.median(around):
+        return False
+    matched = _matched_share(small, step)
+    if sure or matched >= CUT_MATCHED:
+        return matched < (SAME_MATCHED if sure else CUT_MATCHED)
+    return all(matched < 0.6 * _matched_share(small, s) for s in (step - 1, step + 1) if 0 <= s < len(change))
 
 
 def _adaptive_cuts(small: np.ndarray) -> list[int]:
     detector = AdaptiveDetector(adaptive_threshold=CUT_RATIO, min_scene_len=3, min_content_val=CUT_CONTENT)
-    padded = np.concatenate([small, small[-1:], small[-1:]])  # the detector looks two frames ahead
+    padded = halved(np.concatenate([small, small[-1:], small[-1:]]))  # the detector looks two frames ahead
     found = [cut for i, f in enumerate(padded) for cut in detector.process_frame(FrameTimecode(i, 25.0), f[..., ::-1])]
     return [cut.frame_num for cut in found if 0 < cut.frame_num < len(small)]
 
@@ -89,16 +98,14 @@ def blends(small: np.ndarray) -> np.ndarray:
     A window S..E is a dissolve when its inner frames are close to S + a (E - S) with a growing evenly, while S and E
     are unlike each other, and flow does not lead from frame to frame: a pan over soft structure looks like a mixture.
     """
-    whole = _without_bars(small).astype(np.float32)
-    rows = whole[:, ::2] + whole[:, 1::2]
-    coarse = (rows[:, :, ::2] + rows[:, :, 1::2]) / 4  # exact, and much faster than a mean over two axes
-    luma = coarse.mean(-1).reshape(len(small), -1)
+    coarse = halved(_without_bars(small)).astype(np.float32)
+    luma = (coarse @ np.full(3, 1 / 3, np.float32)).reshape(len(small), -1)
     mixed = dips(luma.mean(1), luma.std(1))
-    images = (coarse - coarse.mean(axis=(1, 2), keepdims=True)).reshape(len(small), -1)
+    products = near_products((coarse - coarse.mean(axis=(1, 2), keepdims=True)).reshape(len(small), -1))
     for length in BLEND_LENGTHS:
-        for start in _changed(images, length):
+        for start in np.flatnonzero(_blend_windows(products, length)):
             window = slice(start, start + length + 1)
-            if not mixed[start + 1 : start + length].all() and _is_blend(images[window]) and not _moves(small[window]):
+            if not mixed[start + 1 : start + length].all() and not _moves(small[window]):
                 mixed[start + 1 : start + length] = True
     return mixed
 
@@ -128,26 +135,40 @@ def dips(level: np.ndarray, contrast: np.ndarray, reach: int = 24) -> np.ndarray
     return mixed
 
 
-def _changed(images: np.ndarray, length: int) -> np.ndarray:
-    """Starts of the windows whose ends differ enough to be two shots; images (T,N) have a mean of zero per channel."""
-    if len(images) <= length:
-        return np.zeros(0, int)
-    energy = ((images[length:] - images[:-length]) ** 2).mean(1)
-    contrast = (images**2).mean(1)
-    return np.flatnonzero((energy > BLEND_CHANGE**2 * (contrast[length:] + contrast[:-length])) & (energy > 15.0**2))
+def near_products(images: np.ndarray, reach: int = max(BLEND_LENGTHS)) -> np.ndarray:
+    """Mean products of images (T,N) with those up to `reach` later, (T,reach+1): all that the test for a mixture needs."""
+    products = np.zeros((len(images), reach + 1))
+    for start in range(0, len(images), reach):
+        block = images[start : start + reach] @ images[start : start + 2 * reach].T / images.shape[1]
+        for row, values in enumerate(block):
+            values = values[row : row + reach + 1]
+            products[start + row, : len(values)] = values
+    return products
 
 
-def _is_blend(window: np.ndarray) -> bool:
-    first, last, inner = window[0], window[-1], window[1:-1]
-    change = last - first
-    energy = float(change @ change)
-    share = (inner - first) @ change / energy
-    if np.abs(share - np.linspace(0, 1, len(window))[1:-1]).max() > BLEND_BEND:
-        return False
-    residual = np.sqrt(((inner - first - share[:, None] * change) ** 2).sum(1) / energy)
-    # a change of exposure scales one picture; a change of scene replaces it
-    alike = first @ last / max(float(np.sqrt((first @ first) * (last @ last))), 1e-9)
-    return bool(residual.max() < BLEND_RESIDUAL and alike < 0.5)
+def _blend_windows(products: np.ndarray, length: int) -> np.ndarray:
+    """(T-length,) bool: the frames within start..start+length are a mixture of the two ends, which are unlike each other.
+
+    products: of images with a mean of zero per channel, from `near_products`.
+    """
+    count = max(0, len(products) - length)
+    inner = np.arange(1, length)
+    start = np.arange(count)[:, None]
+    first, last, both = products[:count, 0], products[length:, 0], products[:count, length]
+    energy = first + last - 2 * both  # |last - first|^2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        to_first, to_last = products[start, inner], products[start + inner, length - inner]
+        share = (to_last - to_first + (first - both)[:, None]) / energy[:, None]  # (inner - first).(last - first)
+        away = products[start + inner, 0] - 2 * to_first + first[:, None]  # |inner - first|^2
+        residual = np.sqrt(np.maximum(away / energy[:, None] - share**2, 0.0))
+        alike = both / np.sqrt(first * last)
+    return (
+        (energy > BLEND_CHANGE**2 * (first + last))
+        & (energy > LEAST_CHANGE**2)
+        & (np.abs(share - inner / length).max(1) < BLEND_BEND)
+        & (residual.max(1) < BLEND_RESIDUAL)
+        & ~(alike >= 0.5)  # a change of exposure scales one picture; a change of scene replaces it
+    )
 
 
 def _moves(window: np.ndarray) -> bool:
