@@ -6,7 +6,7 @@ export PYTHONNOUSERSITE := 1
 export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help install data repro test smoke bench lab lint twins deps lock
+.PHONY: help install data repro release test smoke bench lab lint twins deps lock
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1 \t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -19,6 +19,11 @@ data: install  ## fetch the embedded corpus from the DVC store in this repositor
 
 repro: data  ## run every stage that is out of date: results/, checkpoints, tables, figures
 	dvc repro
+
+release: data  ## the released checkpoint anew: renders 60 more videos, then trains for an hour and a half
+	$(PYTHON) -m venv .venv-render && .venv-render/bin/python -m pip install --quiet '.[render]'
+	.venv-render/bin/python -m corpus --out .scratch/more --seed-offset 96 --count 60
+	dvc unfreeze release && dvc repro -s release; dvc freeze release
 
 test: data  ## all tests, the smoke run included
 	python -m pytest

@@ -28,7 +28,7 @@
 seed = 0  # nothing here is random; every notebook takes it
 threads = 2  # cores of the reference machine
 video = "data/videos/val/val_007.mp4"  # unseen in training; put the path of your own file here
-checkpoint = "results/distill/student.safetensors"  # what `make repro` ends with
+checkpoint = "results/release/student.safetensors"  # the released one; results/distill/ holds that of `make repro`
 max_shots = 12  # shots that are looked at, from the beginning; a film has thousands
 max_std = 0.25  # of log depth: pixels less sure than 25 % stay out of the point cloud
 

@@ -262,4 +262,4 @@ assert torch.allclose(errors, unmoved, atol=2e-3), "the identity motion returns 
 print("nothing but rounding: the mask asks for a warp that is better than no motion")
 
 # %% [markdown]
-# Back to the map: [00 · Start here](00_start_here.ipynb)
+# Next: [13 · Release](13_release.ipynb). Or back to the map: [00 · Start here](00_start_here.ipynb)

@@ -29,7 +29,7 @@ from ss3d_lib.video import working_size
 
 WINDOW, OVERLAP = 24, 8  # frames; a window and the one before it share OVERLAP frames
 WORKING_AREA_PX = 144 * 240
-DEFAULT_CHECKPOINT = "results/distill/student.safetensors"
+DEFAULT_CHECKPOINT = "results/release/student.safetensors"  # comes with the repository (docs/MODEL_CARD.md)
 
 
 @dataclass(frozen=True)

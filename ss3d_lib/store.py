@@ -1,6 +1,6 @@
-"""Fetches what git does not hold, the corpus and the released weights, from the DVC store in this repository.
+"""Fetches what git does not hold, the corpus and the outputs of frozen stages, from the DVC store in this repository.
 
-`python -m ss3d_lib.store` is `dvc pull` of those, with a message that helps when the store is not there.
+`python -m ss3d_lib.store` is `dvc pull`, with a message that helps when the store is not there.
 """
 
 from __future__ import annotations
@@ -17,11 +17,6 @@ The corpus could not be fetched from {STORE}/, {{state}}.
   or use yours:   set curate.videos in params.yaml to a folder of videos, then dvc repro distill"""
 
 
-def pinned_files(root: Path = Path()) -> list[Path]:
-    """The .dvc files that pin data: data.dvc and those of released checkpoints."""
-    return sorted(path for path in [*root.glob("*.dvc"), *root.glob("checkpoints/*.dvc")] if path.is_file())
-
-
 def store_state(store: Path = STORE) -> str:
     """What is wrong with the store, as the end of a sentence."""
     if not store.is_dir():
@@ -31,14 +26,13 @@ def store_state(store: Path = STORE) -> str:
 
 
 def pull() -> int:
-    """Runs `dvc pull` for the pinned files; returns its exit status, after printing the remedy if it failed."""
+    """Runs `dvc pull`; returns its exit status, after printing the remedy if it failed."""
     if not Path(".git").exists():  # an unpacked archive: DVC wants to be told that there is no git
         subprocess.run(["dvc", "config", "--local", "core.no_scm", "true"], check=True)
-    pinned = pinned_files()
-    if not pinned:
+    if not Path("data.dvc").exists():
         print("data.dvc is missing: restore it with git checkout -- data.dvc", file=sys.stderr)
         return 1
-    status = subprocess.run(["dvc", "pull", *map(str, pinned)]).returncode
+    status = subprocess.run(["dvc", "pull"]).returncode
     if status != 0:
         print(REMEDY.format(state=store_state()), file=sys.stderr)
     return status

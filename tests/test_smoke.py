@@ -48,10 +48,6 @@ def copy(tmp_path_factory, project_files) -> Path:
     shared = ROOT.parent / "shared"
     if shared.is_dir():  # real sequences, at the same place relative to the copy
         (folder.parent / "shared").symlink_to(shared)
-    for weights in (ROOT / "checkpoints").glob("*.safetensors"):
-        link_or_copy(weights, folder / "checkpoints" / weights.name)
-    for pin in folder.glob("checkpoints/*.dvc"):
-        pin.unlink()  # its weights are there, and no store is
     (folder / "params.smoke.yaml").replace(folder / "params.yaml")
     pipeline = (folder / "dvc.yaml").read_text()  # with tiny values, frozen stages run too
     (folder / "dvc.yaml").write_text(re.sub(r"^    frozen: true.*\n", "", pipeline, flags=re.MULTILINE))
@@ -116,7 +112,7 @@ def test_the_summary_has_every_row(reproduced):
 def test_nothing_is_written_outside_results(reproduced, project_files):
     folder, _ = reproduced
     made = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} - set(project_files)
-    known = ("data", "results", ".scratch", ".dvc", "dvc.lock", "checkpoints")
+    known = ("data", "results", ".scratch", ".dvc", "dvc.lock")
     stray = [str(path) for path in made if path.parts[0] not in known and "__pycache__" not in path.parts]
     assert not stray, f"files outside results/: {stray[:5]}"
 
