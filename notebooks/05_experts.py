@@ -70,7 +70,7 @@ judging = finetuning.target_shots(judge_videos, CurateSettings(), min_score, max
 finetuning.save_shots(out / "judges", judging)
 shots, judge = training + judging, np.array([False] * len(training) + [True] * len(judging))
 stage2 = load_model("results/stage2/model.safetensors")
-terms = Terms(triangulation, uncertainty, smoothness, single_image, min_crop)
+terms = Terms(triangulation, uncertainty, smoothness, single_image=single_image, min_crop=min_crop)
 
 # %% [markdown]
 # ## What a shot looks like, and how it was filmed

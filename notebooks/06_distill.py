@@ -74,7 +74,7 @@ found = experts.load_clusters("results/experts/clusters.csv", shots)
 weights = Path("results/experts/weights")
 teachers = [load_model(weights / f"expert_{k}.safetensors").depth_net for k in range(found.count)]
 student = load_model("results/stage2/model.safetensors")
-terms = Terms(triangulation, uncertainty, smoothness, single_image, min_crop)
+terms = Terms(triangulation, uncertainty, smoothness, single_image=single_image, min_crop=min_crop)
 sampling = [found.sampling(shots, k) for k in range(found.count)]
 
 # %% [markdown]

@@ -63,7 +63,7 @@ torch.manual_seed(seed)
 plots.use_style()
 out, work = Path("results/finetune"), Path(".scratch/finetune/training")
 figures = out / "figures"
-terms = Terms(triangulation, uncertainty, smoothness, single_image, min_crop)
+terms = Terms(triangulation, uncertainty, smoothness, single_image=single_image, min_crop=min_crop)
 student = load_model("results/distill/student.safetensors")
 stage2 = load_model("results/stage2/model.safetensors")
 

@@ -6,7 +6,7 @@ All of it is the target; the network sees a random part of it, with random holes
 complete, to denoise, and to fall back on the image alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,10 +16,19 @@ from torch import Tensor
 
 from ss3d_lib.data import CHAIN_STEPS, Shot, cached_motion, chain_flow, frames_tensor, pick_shots
 from ss3d_lib.intrinsics import texture_weight
-from ss3d_lib.losses import resize_map, smoothness_loss, triangulation_loss, uncertainty_loss
+from ss3d_lib.losses import (
+    LOG_CLAMP,
+    log_depth_error,
+    median_gap,
+    resize_map,
+    smoothness_loss,
+    triangulation_loss,
+    uncertainty_loss,
+)
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.sweep import Sweep, fuse
-from ss3d_lib.models.triangulation import Correspondences, DepthEvidence, as_channels, centred, triangulate
+from ss3d_lib.models.triangulation import Correspondences, DepthEvidence, as_channels, centred, middle_log, triangulate
+from ss3d_lib.reprojection import Neighbours, neighbours_of, reprojection_maps, reprojection_terms
 
 TILT = 0.1  # standard deviation of the tilt, in log inverse depth, from the middle to the edge
 
@@ -31,6 +40,8 @@ class Terms:
     triangulation: float = 1.0
     uncertainty: float = 0.1
     smoothness: float = 0.02
+    photometric: float = 0.0  # this one and the next look at neighbouring frames (ss3d_lib.reprojection)
+    consistency: float = 0.0
     single_image: float = 0.2  # share of images that see no evidence at all
     min_crop: float = 0.7  # smallest random crop, as a share of the side
 
@@ -42,6 +53,7 @@ class DepthBatch:
     frames: Float[Tensor, "B 3 H W"]
     given: DepthEvidence
     target: DepthEvidence
+    around: Neighbours | None = None  # where a term asks for it
 
 
 def correspondences(shots: list[Shot], starts: list[int], frames: Float[Tensor, "B 3 H W"]) -> Correspondences:
@@ -98,10 +110,11 @@ def augment(batch: DepthBatch, min_crop: float, rng: torch.Generator) -> DepthBa
         return F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
 
     stacked = lambda e: torch.stack([getattr(e, name) for name in e.__dataclass_fields__], dim=1)  # noqa: E731
+    around = batch.around and replace(batch.around, place=crop(batch.around.place))
     maps = lambda e: DepthEvidence(*crop(stacked(e)).unbind(1))  # noqa: E731
     gain = 0.8 + 0.4 * torch.rand(len(batch.frames), 3, 1, 1, generator=rng)
     frames = (crop(batch.frames) * gain)[:, torch.randperm(3, generator=rng)].clamp(0, 1)
-    return DepthBatch(frames, maps(batch.given), maps(batch.target))
+    return DepthBatch(frames, maps(batch.given), maps(batch.target), around)
 
 
 def draw_batch(shots: list[Shot], weights: np.ndarray, count: int, terms: Terms, rng: torch.Generator) -> DepthBatch:
@@ -116,7 +129,9 @@ def make_batch(shots: list[Shot], starts: list[int], terms: Terms, rng: torch.Ge
     frames = frames_tensor([shot.frames[start] for shot, start in zip(shots, starts)])
     seen = correspondences(shots, starts, frames)
     given = degraded(seen, sweeps(shots, starts, part=True), terms.single_image, rng)
-    return DepthBatch(frames, given, centred(fuse(triangulate(seen), sweeps(shots, starts, part=False))))
+    target = fuse(triangulate(seen), sweeps(shots, starts, part=False))
+    around = neighbours_of(shots, starts, middle_log(target)) if terms.photometric or terms.consistency else None
+    return DepthBatch(frames, given, centred(target), around)
 
 
 def joint_loss(
@@ -129,7 +144,7 @@ def joint_loss(
 
 
 def depth_terms(model: ClipNet, batch: DepthBatch, terms: Terms) -> dict[str, Tensor]:
-    """Triangulation, uncertainty and smoothness terms of a batch."""
+    """All terms of a batch."""
     return prediction_terms(*model.depth_net(batch.frames, as_channels(batch.given)), batch, terms)
 
 
@@ -144,7 +159,31 @@ def prediction_terms(
         "uncertainty": uncertainty_loss(full, full_std, batch.target),
         "smoothness": smoothness_loss(log_inverse, batch.frames),
     }
+    if batch.around is not None:
+        parts |= reprojection_terms(*in_the_shot(full, batch))
     parts["loss"] = (
         sum(getattr(terms, name) * value for name, value in parts.items()) + 1e-3 * log_inverse.square().mean()
     )
     return parts
+
+
+def in_the_shot(log_inverse: Float[Tensor, "B h w"], batch: DepthBatch) -> tuple[Tensor, Neighbours, Tensor]:
+    """A prediction in the scale of its shot, beside what it is compared with: the arguments of the reprojection terms."""
+    scale = median_gap(log_inverse, batch.target) + batch.around.middle
+    return log_inverse + scale[:, None, None], batch.around, 1 - batch.target.moving.clamp(0, 1)
+
+
+@torch.no_grad()
+def term_maps(log_inverse: Float[Tensor, "B h w"], batch: DepthBatch) -> dict[str, Float[Tensor, "B h w"]]:
+    """What each term finds at every pixel of log inverse depth (half resolution), times its weight there: for pictures."""
+    error = log_depth_error(log_inverse, batch.target).clamp(max=LOG_CLAMP)
+    free = torch.exp(-8 * F.avg_pool2d(batch.frames, 2).diff(dim=-1).abs().mean(1))
+    found = {
+        name: values * weight for name, (values, weight) in reprojection_maps(*in_the_shot(log_inverse, batch)).items()
+    }
+    return {
+        "triangulation": error * batch.target.weight,
+        "smoothness": 1 - F.pad(free, (0, 1), value=1.0),
+        "photometric": found["photometric"],
+        "consistency": found["consistency"].amax(1),
+    }

@@ -23,8 +23,13 @@ def resize_map(x: Float[Tensor, "B a b"], size: tuple[int, int]) -> Float[Tensor
 def log_depth_error(log_inverse: Float[Tensor, "B h w"], target: DepthEvidence) -> Float[Tensor, "B h w"]:
     """|log ratio| of predicted and triangulated depth after the weighted median of it is taken away."""
     gap = target.log_inverse_depth - log_inverse
-    median = weighted_median(gap.detach().flatten(1), target.weight.flatten(1) + 1e-6)
-    return (gap - median[:, None, None]).abs()
+    return (gap - median_gap(log_inverse, target)[:, None, None]).abs()
+
+
+def median_gap(log_inverse: Float[Tensor, "B h w"], target: DepthEvidence) -> Float[Tensor, "B"]:
+    """What brings predicted log inverse depth to the target's scale: the weighted median of their differences, a constant."""
+    gap = target.log_inverse_depth - log_inverse
+    return weighted_median(gap.detach().flatten(1), target.weight.flatten(1) + 1e-6)
 
 
 def triangulation_loss(log_inverse: Float[Tensor, "B h w"], target: DepthEvidence) -> Tensor:

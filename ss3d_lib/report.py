@@ -1,7 +1,8 @@
 """From what the stages wrote to one summary, its tables, and the results block of README.md.
 
-    python -m ss3d_lib.report        rewrites the blocks of README.md from results/compare/summary.json and (where it
-                                     was made) results/gallery/shots.csv, and copies the figures that it shows to docs/
+    python -m ss3d_lib.report        rewrites the blocks of README.md and docs/MODEL_CARD.md from results/compare/summary.json,
+                                     results/release/metrics.json and (where it was made) results/gallery/shots.csv, and
+                                     copies the figures that README.md shows to docs/
 
 `results/compare/summary.json` is {row: {set: {metric: value}}} and "timings": {stage: seconds}: the one place that
 tables, README and figures read. No number in a text is typed by hand.
@@ -21,8 +22,10 @@ import pandas as pd
 from ss3d_lib.files import atomic_write, read_json
 
 SUMMARY = Path("results/compare/summary.json")
+RELEASE = Path("results/release/metrics.json")
 GALLERY = Path("results/gallery/shots.csv")
 RESULTS = ("<!-- results: made by `python -m ss3d_lib.report` -->", "<!-- results: end -->")
+CARD = ("<!-- model card: made by `python -m ss3d_lib.report` -->", "<!-- model card: end -->")
 VIDEOS = ("<!-- your videos: made by `python -m ss3d_lib.report` -->", "<!-- your videos: end -->")
 
 COLUMNS = {
@@ -185,12 +188,27 @@ def videos_block(shots: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def card_block(summary: dict[str, Any], made: dict[str, Any], row: str = "released") -> str:
+    """What the model card says that is measured: the making of the checkpoint, and its figures on every set."""
+    steps = ", ".join(f"{name} {count}" for name, count in made["steps"].items())
+    minutes = ", ".join(f"{stage} {value:.0f}" for stage, value in made["minutes"].items())
+    text = (
+        f"**How it was made.** {made['videos']} videos, {made['shots']} shots, of which {made['shots_kept']} with "
+        f"{made['frames_kept']} frames have a multi-view signal. Steps: {steps}. {made['hours']:.1f} hours on two CPU cores "
+        f"(minutes: {minutes}). Seed 0."
+    )
+    only = {row: rows_of(summary).get(row, {})}
+    tables = [set_table(only, name) for name in sets_of(only) if name in SETS]
+    return "\n\n".join([text, *tables, domain_table(summary, row), "Medians over pairs and shots, means over images; 95 % "
+                        "intervals over shots in brackets; an embedded set has many shots, a real sequence is one."])  # fmt: skip
+
+
 def replace_block(text: str, block: str, marks: tuple[str, str] = RESULTS) -> str:
-    """The README's text with a new block between two marks. Raises ReportError where one is missing."""
+    """A text with a new block between two marks. Raises ReportError where one is missing."""
     before, start, rest = text.partition(marks[0])
     _, end, after = rest.partition(marks[1])
     if not start or not end:
-        raise ReportError("README.md lacks a marker; put these two lines where the block belongs:\n" + "\n".join(marks))
+        raise ReportError("a marker is missing; put these two lines where the block belongs:\n" + "\n".join(marks))
     return f"{before}{start}\n{block}\n{end}{after}"
 
 
@@ -209,17 +227,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ss3d_lib.report", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--summary", type=Path, default=SUMMARY)
     parser.add_argument("--gallery", type=Path, default=GALLERY, help="a shots.csv of `python -m ss3d_lib.gallery`")
+    parser.add_argument("--release", type=Path, default=RELEASE, help="what the released checkpoint was made of")
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    parser.add_argument("--card", type=Path, default=Path("docs/MODEL_CARD.md"))
     options = parser.parse_args(arguments)
     try:
-        text = replace_block(options.readme.read_text(encoding="utf-8"), results_block(read_json(options.summary)))
+        summary = read_json(options.summary)
+        text = replace_block(options.readme.read_text(encoding="utf-8"), results_block(summary))
         if options.gallery.is_file():
             text = replace_block(text, videos_block(pd.read_csv(options.gallery)), VIDEOS)
+        card = options.card.read_text(encoding="utf-8")
+        if options.release.is_file():
+            card = replace_block(card, card_block(summary, read_json(options.release)), CARD)
     except (ReportError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    with atomic_write(options.readme) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    for path, content in ((options.readme, text), (options.card, card)):
+        with atomic_write(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
     pictures = copy_pictures(options.summary.parent.parent, options.readme.parent / "docs")
     print(
         f"{options.readme}: results block made from {options.summary}; {len(pictures)} of {len(PICTURES)} pictures in docs/"

@@ -240,14 +240,23 @@ def test_mixed_checkpoints_are_refused(tmp_path):
         report.build_summary(tmp_path)
 
 
+MADE = {
+    "videos": 156, "shots": 306, "shots_kept": 208, "frames_kept": 15000, "steps": {"matcher": 1000, "depth": 1500},
+    "minutes": {"stage1": 9.4, "stage2": 30.2}, "hours": 0.9,
+}  # fmt: skip
+MAKE_REPORT = "run `python -m ss3d_lib.report`, and commit what it writes"
+
+
 def test_the_readme_block_is_replaced_and_nothing_else(tmp_path):
     write_results(tmp_path / "results")
     write_json(tmp_path / "summary.json", report.build_summary(tmp_path / "results"))
     readme = tmp_path / "README.md"
     marks = "\nold\n".join(report.RESULTS), "\nkept\n".join(report.VIDEOS)
     readme.write_text(f"before\n{marks[0]}\n{marks[1]}\nafter\n")
-    gallery = tmp_path / "shots.csv"
-    command = ["--summary", str(tmp_path / "summary.json"), "--readme", str(readme), "--gallery", str(gallery)]
+    gallery, card, release = tmp_path / "shots.csv", tmp_path / "CARD.md", tmp_path / "release.json"
+    card.write_text("\nold\n".join(report.CARD))
+    files = {"summary": tmp_path / "summary.json", "readme": readme, "gallery": gallery, "card": card, "release": release}
+    command = [word for name, path in files.items() for word in (f"--{name}", str(path))]
     assert report.main(command) == 0
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text and "0.200" in text and "\nkept\n" in text
@@ -258,18 +267,33 @@ def test_the_readme_block_is_replaced_and_nothing_else(tmp_path):
     lines = readme.read_text().splitlines()
     assert "| a_s00 | 0.0 to 1.5 | yes | 0.90 |  | 0.80 (0.70 to 0.90) | 0.60 |" in lines
     assert "| b.mp4 |  | no |  | no video |  |  |" in lines and "kept" not in lines
+    assert "old" in card.read_text(), "no checkpoint was released"
+    write_json(release, MADE)
+    assert report.main(command) == 0
+    assert "156 videos" in card.read_text() and "stage2 30" in card.read_text() and "old" not in card.read_text()
     readme.write_text("no markers")
     assert report.main(command) == 1
+
+
+def test_the_model_card_has_every_set_of_the_row_with_intervals(tmp_path):
+    write_results(tmp_path)
+    block = report.card_block(report.build_summary(tmp_path), MADE, "student")
+    assert "| student | 0.200 (0.100 to 0.300) | 5.0 |" in block and "| street | 2 | 0.250 |" in block
+    assert "matcher 1000, depth 1500" in block and "0.9 hours" in block
 
 
 def test_the_readme_agrees_with_the_summary_committed_with_it():
     """Not with the one on disk: another machine takes other minutes, and rounds otherwise."""
     show = ["git", "show", f"HEAD:{report.SUMMARY.as_posix()}"]
     committed = subprocess.run(show, capture_output=True, text=True)
-    text = Path("README.md").read_text()
+    made = subprocess.run([*show[:2], f"HEAD:{report.RELEASE.as_posix()}"], capture_output=True, text=True)
+    readme, card = (Path(name).read_text() for name in ("README.md", "docs/MODEL_CARD.md"))
     if committed.returncode == 0:
-        block = report.results_block(json.loads(committed.stdout))
-        assert text == report.replace_block(text, block), "run `python -m ss3d_lib.report`, and commit both"
+        summary = json.loads(committed.stdout)
+        assert readme == report.replace_block(readme, report.results_block(summary)), MAKE_REPORT
+        if made.returncode == 0:
+            block = report.card_block(summary, json.loads(made.stdout))
+            assert card == report.replace_block(card, block, report.CARD), MAKE_REPORT
 
 
 def test_the_pictures_of_the_readme_are_copies_of_figures(tmp_path):
