@@ -31,7 +31,7 @@ data = "data"  # the embedded corpus
 sequences = "../shared/data/sequences"  # real sequences; left out where the folder is absent
 max_frames = 0  # frames of each clip; 0 takes all, a smoke run takes few
 max_clips = 0  # clips of each set, spread over it; 0 takes all
-steps = 480  # of the ceiling: those of stage 2
+steps = 400  # of the ceiling: those of stage 2
 images = 12  # images a step, as in stage 2
 learning_rate = 0.001  # as in stage 2
 
