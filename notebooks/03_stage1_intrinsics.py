@@ -175,8 +175,9 @@ plots.save_figure(plots.map_panel([match_panel(shot) for shot in landscape]), fi
 
 # %% [markdown]
 # ## The network learns what a residual curve means
-# The focal head sees the curve of a short clip of a shot and must predict the posterior of the whole shot: how sharp short
-# clips' curves deserve to be, how common each field of view is, and to say "I do not know" where a clip shows nothing.
+# The focal head sees the curve of a short clip of a shot and must predict the posterior of the whole shot. It learns one
+# thing: how sharp the curve of such a clip deserves to be. Where the curve is flat, nothing can make it say more than "I do
+# not know"; a head that could also favour candidates did, and was no better on validation.
 
 # %%
 head_loss = lambda rng: camera_losses.focal_head_loss(model, shots, head_clips, rng)

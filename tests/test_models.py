@@ -367,6 +367,20 @@ def test_an_untrained_head_follows_the_lowest_residual():
     assert int(out.log_probability.argmax()) == 7
 
 
+def test_whatever_the_head_has_learnt_it_can_only_sharpen_the_curve():
+    torch.manual_seed(0)
+    head, candidates = FocalHead(), focal_candidates(240.0)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    summary = torch.randn(5, 3)
+    flat = head(torch.full((5, NUM_FOCALS), 0.3), summary, candidates)
+    torch.testing.assert_close(flat.entropy, torch.ones(5))
+    curve = torch.rand(5, NUM_FOCALS)
+    out = head(curve, summary, candidates)
+    assert torch.equal(out.log_probability.argsort(1, descending=True), curve.argsort(1))
+    torch.testing.assert_close(out.log_probability, head(curve + 0.2, summary, candidates).log_probability, atol=1e-4, rtol=1e-4)
+
+
 # --- trajectory -------------------------------------------------------------------------------------------------
 
 
