@@ -30,7 +30,8 @@ def load_model(path: str | Path) -> ClipNet:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
-            f"checkpoint {path} does not exist: run the stage that writes it (`dvc repro`) or give another path"
+            f"checkpoint {path} does not exist: run the stage that writes it (`dvc repro`), fetch what comes with the "
+            "repository (`make data`), or give another path"
         )
     try:
         with safe_open(path, framework="pt") as file:
