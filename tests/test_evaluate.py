@@ -225,12 +225,16 @@ def test_the_summary_has_rows_sets_domains_and_timings(tmp_path):
 
 def test_rivals_join_the_summary_and_their_other_blocks_do_not(tmp_path):
     write_results(tmp_path)
-    rows = {"pycolmap-embedded_test": {"ate_sim3": 0.04, "usable": 0.5}, "monodepth2-redkitchen": {"rot_deg": 1.0}}
+    counted = {"ate_sim3": 0.04, "usable": 0.5, "failed_share": 0.25}
+    rows = {"pycolmap-embedded_test": counted, "monodepth2-redkitchen": {"rot_deg": 1.0}}
     others = {"monodepth2_seeds": {"rot_deg_std": 0.1}, "usable_embedded_test": {"student_usable": 1.0}}
     write_json(tmp_path / "rivals/metrics.json", rows | others)
+    write_json(tmp_path / "rivals/timing.json", {"seconds": 3600.0})
     summary = report.build_summary(tmp_path)
     assert list(summary) == ["identity_motion", "pycolmap", "monodepth2", "student", "timings"]
-    assert summary["pycolmap"] == {"embedded_test": {"ate_sim3": 0.04, "usable": 0.5}}
+    assert summary["pycolmap"] == {"embedded_test": counted}
+    assert "rivals" not in summary["timings"], "make repro does not run it"
+    assert "pycolmap gives no trajectory of 25% of the shots" in report.results_block(summary)
     assert "| pycolmap |  | 4.0 |" in report.set_table(summary, "embedded_test")
 
 
