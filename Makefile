@@ -31,8 +31,8 @@ test: data  ## all tests, the smoke run included
 smoke: data  ## the whole pipeline with tiny values, in a temporary copy
 	python -m pytest tests/test_smoke.py -s
 
-bench: data  ## what scoring costs, against decoding, pycolmap and one worker: on a quiet machine
-	python -m benchmarks.score_oracle && python -m benchmarks.score
+bench: data  ## what scoring and (after make repro) a training step cost, beside their rivals: on a quiet machine
+	python -m benchmarks.score_oracle && python -m benchmarks.score && python -m benchmarks.training
 
 lab: install  ## open the notebooks in JupyterLab; kernels start in the repository root
 	jupyter lab --config=.jupyter/jupyter_server_config.py --LabApp.default_url=/lab/tree/notebooks

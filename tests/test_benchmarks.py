@@ -1,4 +1,5 @@
-"""The public sets' adapters, each on a tiny copy of its own layout that the test writes with known answers."""
+"""The public sets' adapters, each on a tiny copy of its own layout that the test writes with known answers; and the parts of
+the benchmark of training, on tiny shots (what takes how long is not a test's matter)."""
 
 import sys
 import types
@@ -8,9 +9,14 @@ import cv2
 import numpy as np
 import pytest
 import scipy.io
+import torch
 from scipy.spatial.transform import Rotation
+from test_distillation import made_shot
 
+from benchmarks import training
+from ss3d_lib import joint
 from ss3d_lib.datasets import DatasetError, kitti, nyu, scenes, sintel, tum
+from ss3d_lib.models.depth import DepthNet
 
 SIZE = (12, 20)
 
@@ -241,3 +247,58 @@ def test_nyu_reads_matlab_order_and_counting(tmp_path, monkeypatch):
     assert (first.name, second.name) == ("nyu_0000", "nyu_0002") and first.crop == "eigen_nyu"
     assert second.frames.shape == (2, 12, 20, 3) and second.depth_m.shape == (1, 12, 20)
     assert second.depth_m[0, 5, 7] == depths[2, 7, 5] and second.frames[1, 5, 7, 2] == images[2, 2, 7, 5]
+
+
+# --- what a training step costs ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rows():
+    torch.manual_seed(0)
+    shots = [made_shot(seed, along=False) for seed in range(2)]
+    return training.our_rows(training.ClipNet(), shots, 2, joint.Terms(), 0.5) | training.recipe_rows(shots, 2)
+
+
+def test_every_row_of_the_benchmark_is_timed_and_every_ratio_told(rows):
+    spent = training.seconds(rows, 1)
+    assert spent.keys() == rows.keys() and all(values.shape == (1, 2) and (values > 0).all() for values in spent.values())
+    found = training.summary(spent, 2)
+    assert found["clock"].keys() == found["processor"].keys() == {"images_per_s", *training.RATIOS}
+    assert found["clock"]["images_per_s"]["ours"] == pytest.approx(2 / spent["ours"][0, 0])
+
+
+def test_ratios_are_of_the_same_round():
+    """A machine that is three times slower in one round than in the others changes no ratio."""
+    slow = np.array([[1.0, 1.0], [3.0, 3.0], [1.0, 1.0]])
+    spent = {row: slow * (6 if row == "recipe" else 2) for pair in training.RATIOS.values() for row in pair}
+    found = training.summary(spent, 12)["clock"]
+    assert found["recipe_to_ours"] == 3 and found["ours_to_bare"] == 1 and found["images_per_s"]["ours"] == 6
+
+
+def test_only_the_steps_change_the_weights():
+    row = training.our_rows(model := training.ClipNet(), [made_shot(0, along=False)], 2, joint.Terms(), 0.5)
+    weights = lambda: [parameter.detach().clone() for parameter in model.depth_net.parameters()]  # noqa: E731
+    same = lambda one, other: all(map(torch.equal, one, other))  # noqa: E731
+    before = weights()
+    row["data"](0), row["bare"](0)
+    assert same(before, weights()) and all(parameter.grad is not None for parameter in model.depth_net.parameters())
+    row["ours"](0)
+    assert not same(before, weights())
+
+
+def test_arithmetic_turns_off_what_it_says_and_puts_it_back():
+    net, seen = DepthNet(), []
+    net.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    net.encoder.register_forward_hook(lambda _, __, outputs: seen.append(outputs[0]))
+    work = training.there_and_back(net, lambda: list(net(torch.rand(2, 3, 64, 96), torch.rand(2, 5, 32, 48))))
+    for how in ({}, {"bf16": False}, {"channels_last": False}, {}):
+        training.within(work, **how)(0)
+    last = [x.is_contiguous(memory_format=torch.channels_last) for x in seen[::2]]
+    assert [x.dtype for x in seen[1::2]] == [torch.bfloat16, torch.float32, torch.bfloat16, torch.bfloat16]
+    assert last == [True, True, False, True]
+
+
+def test_missing_results_say_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="make repro"):
+        training.stage2_shots()
