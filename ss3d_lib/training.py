@@ -84,7 +84,7 @@ def train(
             "set micro_batches to a multiple of the processes"
         )
     trained = list(module.parameters() if parameters is None else parameters)
-    optimiser = torch.optim.AdamW(trained, lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    optimiser = torch.optim.AdamW(trained, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
     rolling = Path(folder) / "rolling.safetensors"
     identity = json.dumps([asdict(plan), fingerprint], sort_keys=True)
     history = restore(rolling, module, optimiser, identity)
