@@ -16,7 +16,7 @@
 #
 # **Inputs.** `results/curate/frames/`, `results/score/`, `results/stage1/` (weights, and the cameras of every shot).
 #
-# **Outputs.** `results/stage2/model.safetensors`, `stereo/SHOT.npz` (plane sweeps of its frames), `figures/`,
+# **Outputs.** `results/stage2/model.safetensors`, `stereo/SHOT.npz` (depth evidence of its frames), `figures/`,
 # `metrics.json`.
 #
 # **Time and memory.** Default: about 6 minutes on 2 cores, 4 GB. Smoke: about 20 s.
@@ -68,8 +68,8 @@ terms = joint.Terms(triangulation, uncertainty, smoothness, photometric, consist
 # ## What depth is learnt from
 # Flow says where a pixel went, stage 1 how the camera moved: together they triangulate an inverse depth, up to scale, where
 # there is parallax. A pixel is seen in up to six other frames (1, 2, 4 strides, both ways); its depth is the one that fits
-# them best, and a match that disagrees loses its say. The network gets a random part of this evidence, with holes, or none;
-# all of it is the target.
+# them best, and a match that disagrees loses its say. The network gets what a random part of the pairs says, with holes, or
+# none; all of it is the target.
 #
 # **Predict:** where in these pictures is there no evidence, and why?
 
@@ -82,13 +82,13 @@ terms = joint.Terms(triangulation, uncertainty, smoothness, photometric, consist
 cameras, tag = Path("results/stage1/cameras"), hashlib.sha256()
 for file in sorted(cameras.glob("*.npz")):
     tag.update(file.read_bytes())
-swept = Path(f".scratch/stage2/stereo-{tag.hexdigest()[:12]}")
+swept = Path(f".scratch/stage2/evidence-{tag.hexdigest()[:12]}")
 errors = stereo.sweep_all("results/curate", "results/score", str(cameras), str(swept), threads)
 assert not errors, f"{len(errors)} shots without a plane sweep, such as {list(errors.values())[:3]}"
 shutil.copytree(swept, out / "stereo", dirs_exist_ok=True)
 shots = load_shots("results/curate", "results/score", cameras, out / "stereo")
 scores = np.array([shot.score for shot in shots])
-print(len(shots), "shots,", sum(len(shot.frames) for shot in shots), "frames with a plane sweep")
+print(len(shots), "shots,", sum(len(shot.frames) for shot in shots), "frames with evidence")
 
 # %%
 batch = joint.draw_batch(shots, scores, 3, terms, generator(seed, 0))

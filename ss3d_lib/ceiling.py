@@ -14,7 +14,7 @@ from torch import Tensor
 from ss3d_lib.curation import ShotRow, read_rows
 from ss3d_lib.data import Shot, frames_tensor
 from ss3d_lib.datasets.embedded import Truth, load_truth
-from ss3d_lib.joint import DepthBatch, Terms, augment, correspondences, degraded, depth_terms, sweeps
+from ss3d_lib.joint import DepthBatch, Terms, augment, degraded, depth_terms, evidence
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.triangulation import LOG_RANGE, DepthEvidence, half_grid
 from ss3d_lib.video import working_size
@@ -69,6 +69,6 @@ def supervised_loss(model: ClipNet, labelled: list[LabelledShot], images: int, t
     middle = (log_inverse * known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
     target = DepthEvidence.measured((log_inverse - middle[:, None, None]).clamp(*LOG_RANGE), known, torch.zeros_like(known))
     with torch.no_grad():
-        given = degraded(correspondences(shots, starts, frames), sweeps(shots, starts, part=True), terms.single_image, rng)
+        given = degraded(evidence(shots, starts, part=True), terms.single_image, rng)
         batch = augment(DepthBatch(frames, given, target), terms.min_crop, rng)
     return depth_terms(model, batch, terms)

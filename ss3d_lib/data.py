@@ -40,9 +40,10 @@ class Cameras:
 
 @dataclass(frozen=True)
 class Stereo:
-    """What plane sweeps say of the frames of a shot; maps are log inverse depth, agreement, parallax (models.sweep)."""
+    """Depth evidence of the frames of a shot, six maps: log inverse depth, agreement and parallax of plane sweeps
+    (models.sweep); log inverse depth, weight and share of movers of the triangulated matches (models.triangulation)."""
 
-    full: np.ndarray  # (T, 3, H / 2, W / 2) float16: compared with all frames around
+    full: np.ndarray  # (T, 6, H / 2, W / 2) float16: compared with all frames around
     part: np.ndarray  # the same with a random part of them
 
 

@@ -1,9 +1,9 @@
 """Stage 2: depth learnt from what flow and the stage-1 motions triangulate (notebook 04).
 
-Each training image gets depth evidence from up to six frame pairs (1, 2 and 4 strides, both directions): matches
-that are triangulated, and a plane sweep.
-All of it is the target; the network sees a random part of it, with random holes, or none: it learns to
-complete, to denoise, and to fall back on the image alone.
+Each training image has depth evidence from up to six frame pairs (1, 2 and 4 strides, both directions): matches
+that are triangulated, and a plane sweep, both kept by ss3d_lib.stereo.
+All of it is the target; the network sees what a random part of the pairs gives, with random holes, or none: it learns
+to complete, to denoise, and to fall back on the image alone.
 """
 
 from dataclasses import dataclass, replace
@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ss3d_lib.data import CHAIN_STEPS, Shot, cached_motion, chain_flow, frames_tensor, pick_shots
-from ss3d_lib.intrinsics import texture_weight
+from ss3d_lib.data import Shot, frames_tensor, pick_shots
 from ss3d_lib.losses import (
     LOG_CLAMP,
     log_depth_error,
@@ -27,7 +26,7 @@ from ss3d_lib.losses import (
 )
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.sweep import Sweep, fuse
-from ss3d_lib.models.triangulation import Correspondences, DepthEvidence, as_channels, centred, middle_log, triangulate
+from ss3d_lib.models.triangulation import DepthEvidence, as_channels, centred, middle_log
 from ss3d_lib.reprojection import Neighbours, neighbours_of, reprojection_maps, reprojection_terms
 
 TILT = 0.1  # standard deviation of the tilt, in log inverse depth, from the middle to the edge
@@ -56,36 +55,21 @@ class DepthBatch:
     around: Neighbours | None = None  # where a term asks for it
 
 
-def correspondences(shots: list[Shot], starts: list[int], frames: Float[Tensor, "B 3 H W"]) -> Correspondences:
-    """The six directed pairs of each image: cached flow, and stage 1's cameras."""
-    texture = texture_weight(frames)
-    parts = []
-    for backward in (False, True):
-        flows = chain_flow(shots, starts, CHAIN_STEPS, backward)
-        for steps, (flow, valid) in flows.items():
-            rotation, translation, residual = cached_motion(shots, starts, steps, backward)
-            parts.append((flow, valid * texture * (1 - residual)[:, None, None], rotation, translation))
-    return Correspondences(
-        *(torch.stack(values, dim=1) for values in zip(*parts)), torch.tensor([s.cameras.focal_px for s in shots])
-    )
-
-
-def sweeps(shots: list[Shot], starts: list[int], part: bool) -> Sweep:
-    """The plane sweep of frame `start` of each shot, against all frames around or against part of them."""
+def evidence(shots: list[Shot], starts: list[int], part: bool) -> DepthEvidence:
+    """What is kept of frame `start` of each shot: sweep and matches together, of all pairs or of a part of them."""
     rows = [(shot.stereo.part if part else shot.stereo.full)[start] for shot, start in zip(shots, starts)]
-    return Sweep(*torch.from_numpy(np.stack(rows)).float().unbind(1))
+    maps = torch.from_numpy(np.stack(rows)).float().unbind(1)
+    return fuse(DepthEvidence.measured(*maps[3:]), Sweep(*maps[:3]))
 
 
-def degraded(seen: Correspondences, sweep: Sweep, single_image: float, rng: torch.Generator) -> DepthEvidence:
-    """Evidence from some pairs, with holes, or, for some images, from none; with the errors of a short clip's camera."""
-    images, pairs, height, width = seen.weight.shape
-    kept = (torch.rand(images, pairs, 1, 1, generator=rng) < 0.6).float()
+def degraded(found: DepthEvidence, single_image: float, rng: torch.Generator) -> DepthEvidence:
+    """The evidence with holes, or, for some images, none; with the errors of a short clip's camera."""
+    images, height, width = found.weight.shape
     keep_all = torch.rand(images, 1, 1, 1, generator=rng) >= single_image
     patches = torch.rand(images, 1, height // 12 + 1, width // 12 + 1, generator=rng)
     holes = F.interpolate((patches > torch.rand(images, 1, 1, 1, generator=rng) * 0.5).float(), (height, width))
-    evidence = fuse(triangulate(seen.masked(kept)), sweep).masked((keep_all * holes)[:, 0])
-    noise = 0.03 * torch.randn(evidence.weight.shape, generator=rng) + camera_noise(images, height, width, rng)
-    return centred(evidence.tilted(noise))
+    noise = 0.03 * torch.randn(found.weight.shape, generator=rng) + camera_noise(images, height, width, rng)
+    return centred(found.masked((keep_all * holes)[:, 0]).tilted(noise))
 
 
 def camera_noise(images: int, height: int, width: int, rng: torch.Generator) -> Float[Tensor, "B h w"]:
@@ -127,9 +111,8 @@ def draw_batch(shots: list[Shot], weights: np.ndarray, count: int, terms: Terms,
 def make_batch(shots: list[Shot], starts: list[int], terms: Terms, rng: torch.Generator) -> DepthBatch:
     """Frame `start` of each shot (all of one working size) with all of its evidence and with a degraded part."""
     frames = frames_tensor([shot.frames[start] for shot, start in zip(shots, starts)])
-    seen = correspondences(shots, starts, frames)
-    given = degraded(seen, sweeps(shots, starts, part=True), terms.single_image, rng)
-    target = fuse(triangulate(seen), sweeps(shots, starts, part=False))
+    given = degraded(evidence(shots, starts, part=True), terms.single_image, rng)
+    target = evidence(shots, starts, part=False)
     around = neighbours_of(shots, starts, middle_log(target)) if terms.photometric or terms.consistency else None
     return DepthBatch(frames, given, centred(target), around)
 

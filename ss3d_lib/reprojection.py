@@ -48,7 +48,7 @@ def neighbours_of(shots: list[Shot], starts: list[int], middle: Float[Tensor, "B
     half = lambda index: F.avg_pool2d(frames_tensor([s.frames[k] for s, k in zip(shots, index)]), 2)  # noqa: E731
     image, others = half(starts), torch.stack([half(index) for index in indices], dim=1)
     rotation, translation, exists = (torch.stack(values, dim=1) for values in zip(*motions))
-    swept = torch.stack([torch.stack([torch.from_numpy(s.stereo.full[k]) for s, k in zip(shots, index)]) for index in indices], 1)
+    swept = torch.stack([torch.stack([torch.from_numpy(s.stereo.full[k, :3]) for s, k in zip(shots, index)]) for index in indices], 1)
     place = half_grid(*image.shape[-2:]).permute(2, 0, 1).expand(len(shots), -1, -1, -1)
     focal_px = torch.tensor([shot.cameras.focal_px for shot in shots])
     return Neighbours(image, others, exists, rotation, translation, focal_px, swept.float(), middle, place)

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from ss3d_lib import distillation, experts, finetuning, pareto
-from ss3d_lib.data import CHAIN_STEPS, Cameras, Shot, generator, load_shots
-from ss3d_lib.joint import DepthBatch, Terms
+from ss3d_lib.data import CHAIN_STEPS, Cameras, Shot, frames_tensor, generator, load_shots
+from ss3d_lib.joint import DepthBatch, Terms, make_batch
 from ss3d_lib.models import ClipNet
-from ss3d_lib.models.triangulation import DepthEvidence
-from ss3d_lib.stereo import sweep_shot
+from ss3d_lib.models.triangulation import DepthEvidence, triangulate
+from ss3d_lib.stereo import correspondences, sweep_shot
 from ss3d_lib.training import Plan, train
 
 HEIGHT, WIDTH, FOCAL_PX = 64, 96, 80.0
@@ -320,7 +320,7 @@ def test_a_fingerprint_knows_weights_shots_and_settings(model, shots):
     assert same != experts.fingerprint(other, shots, TERMS)
 
 
-def test_the_sweep_of_a_shot_finds_its_wall(shots):
+def test_sweep_and_matches_of_a_shot_find_its_wall(shots):
     """And the part that a network may see is another, not much worse one."""
     shot = shots[0]
     y, x = np.mgrid[0 : HEIGHT // 2, 0 : WIDTH // 2] * 2 + 0.5
@@ -329,4 +329,18 @@ def test_the_sweep_of_a_shot_finds_its_wall(shots):
         truth = np.log(rays @ [0.1, 0.15, 0.25] / (1 - 0.03 * k))
         for maps in (shot.stereo.full, shot.stereo.part):
             assert np.median(np.abs(maps[k, 0] - truth)) < 0.08
-    assert not np.array_equal(shot.stereo.full, shot.stereo.part)
+            assert (sure := maps[k, 4] > 0.3).mean() > 0.3 and np.median(np.abs(maps[k, 3] - truth)[sure]) < 0.03
+    assert not np.array_equal(shot.stereo.full[:, :3], shot.stereo.part[:, :3])
+    assert not np.array_equal(shot.stereo.full[:, 3:], shot.stereo.part[:, 3:])
+
+
+def test_what_is_kept_of_a_shot_is_the_evidence_of_its_pairs(shots):
+    shot, starts = shots[0], [3, 7]
+    seen = correspondences([shot] * 2, starts, frames_tensor([shot.frames[k] for k in starts]))
+    found = triangulate(seen)
+    kept = torch.from_numpy(shot.stereo.full[starts, 3:]).float()
+    for ours, theirs in zip(kept.unbind(1), (found.log_inverse_depth, found.weight, found.moving), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+    batch = make_batch([shot] * 2, starts, Terms(single_image=0.0), generator(0, 0))
+    assert float(batch.given.weight.mean()) < float(batch.target.weight.mean())
+    assert torch.equal(batch.given.weight, make_batch([shot] * 2, starts, Terms(single_image=0.0), generator(0, 0)).given.weight)

@@ -24,13 +24,14 @@ def shot() -> Shot:
     frames = np.stack([np.round(255 * image).astype(np.uint8) for image, _ in drawn])
     logs = -torch.from_numpy(np.stack([depth for _, depth in drawn])).log()
     half = torch.nn.functional.avg_pool2d(logs[:, None], 2)
-    sweep = torch.cat([half, torch.ones_like(half), torch.ones_like(half)], dim=1).numpy()
+    sure, no_matches = [torch.ones_like(half)] * 2, [torch.zeros_like(half)] * 3
+    maps = torch.cat([half, *sure, *no_matches], dim=1).numpy()
     next_from_frame = geometry.invert_pose(world_from_cam[STRIDE:]) @ world_from_cam[:-STRIDE]
     motion = {1: next_from_frame[:, :3, :3].numpy()}, {1: next_from_frame[:, :3, 3].numpy()}
     residual = {1: np.zeros(FRAMES - STRIDE, np.float32)}
     cameras = Cameras(FOCAL_PX, np.zeros(3), np.zeros((1, 3)), np.zeros((1, 3)), *motion, residual)
     flow = np.zeros((FRAMES - STRIDE, HEIGHT // 2, WIDTH // 2, 2), np.float16)
-    return Shot("room", "room", 1.0, STRIDE, frames, flow, flow, cameras, Stereo(sweep, sweep))
+    return Shot("room", "room", 1.0, STRIDE, frames, flow, flow, cameras, Stereo(maps, maps))
 
 
 def at(shot: Shot, start: int = 2):
