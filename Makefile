@@ -20,7 +20,7 @@ data: install  ## fetch the embedded corpus from the DVC store in this repositor
 repro: data  ## run every stage that is out of date: results/, checkpoints, tables, figures
 	dvc repro
 
-release: data  ## the released checkpoint anew: renders 60 more videos, then trains for an hour and a half
+release: data  ## the released checkpoint anew: renders 60 more videos, then trains for an hour
 	$(PYTHON) -m venv .venv-render && .venv-render/bin/python -m pip install --quiet '.[render]'
 	.venv-render/bin/python -m corpus --out .scratch/more --seed-offset 96 --count 60
 	dvc unfreeze release && dvc repro -s release; dvc freeze release

@@ -26,7 +26,7 @@ def test_a_failure_is_not_usable_and_other_kinds_do_not_count():
 
 def test_the_usable_block_compares_ours_with_the_rival_and_all_with_the_line():
     ours = [result(0.01), result(0.02), result(0.03), result(0.3), result(0.5, "static")]
-    line = [result(0.03)] * 5
+    line = [result(0.03)] * 4 + [result(0.03, "static")]
     seconds = np.array([1.0, 1.0, 1.0, 1.0, 99.0])
     rows = {"student": (ours, seconds), "pycolmap": (RESULTS, 2 * seconds), "line": (line, seconds)}
     block = rivals.usable_block(rows, "student", "pycolmap", "line")
