@@ -33,7 +33,7 @@ def test_the_usable_block_compares_ours_with_the_rival_and_all_with_the_line():
     assert block["student_usable"] == 0.75 and block["pycolmap_usable"] == 0.5 and block["usable_ratio"] == 1.5
     assert block["student_s"] == 1 and block["pycolmap_s"] == 2 and block["time_ratio"] == 0.5
     assert block["student_beats_line"] == 0.5 and block["pycolmap_beats_line"] == 0.25 and block["line_beats_line"] == 0
-    rows["pycolmap"] = ([result(None)] * 5, seconds)
+    rows["pycolmap"] = ([result(None)] * 4 + [result(None, "static")], seconds)
     assert np.isnan(rivals.usable_block(rows, "student", "pycolmap", "line")["usable_ratio"])
 
 
