@@ -143,4 +143,4 @@ print({name: f"{size:.2f} MB" for name, size in sizes.items()})
 assert sum(sizes.values()) < 30 and max(sizes, key=sizes.get) == "depth_net"
 
 # %% [markdown]
-# Back to the map: [00 · Start here](00_start_here.ipynb)
+# Next: [14 · Ablations](14_ablations.ipynb). Or back to the map: [00 · Start here](00_start_here.ipynb)

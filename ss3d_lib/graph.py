@@ -1,4 +1,4 @@
-"""The stage graph and the code behind it: which modules of ours a notebook runs, and what dvc.yaml declares.
+"""The stage graph and the code behind it: which modules of ours a notebook runs, and what the DVC files declare.
 
 `python -m ss3d_lib.graph` writes every notebook's modules into its stage's deps; `--check` only compares.
 The runner itself is no dependency: a new message in it must not retrain everything.
@@ -19,7 +19,7 @@ from ss3d_lib.files import atomic_write
 from ss3d_lib.notebooks import NotebookError, notebook_path
 
 PACKAGE = "ss3d_lib"
-PIPELINE = Path("dvc.yaml")
+PIPELINES = (Path("dvc.yaml"), Path("ablations/dvc.yaml"))  # the second is no part of the default `dvc repro`
 
 
 def imported_names(path: Path, root: Path = Path()) -> set[str]:
@@ -75,11 +75,16 @@ def with_modules(deps: list[str], modules: set[Path]) -> list[str]:
 
 
 def update_deps(check: bool = False) -> dict[str, list[str]]:
-    """{stage: lines "+ file", "- file", "! problem"} where dvc.yaml differs from the imports; mends it but for `check`."""
+    """{stage: lines "+ file", "- file", "! problem"} where PIPELINES differ from the imports; mends them but for `check`."""
+    return {stage: lines for path in PIPELINES for stage, lines in update_file(path, check).items()}
+
+
+def update_file(path: Path, check: bool) -> dict[str, list[str]]:
+    """The same for one DVC file."""
     yaml = YAML()
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.width = 4096
-    pipeline = yaml.load(PIPELINE.read_text(encoding="utf-8"))
+    pipeline = yaml.load(path.read_text(encoding="utf-8"))
     changes: dict[str, list[str]] = {}
     for stage, definition in pipeline["stages"].items():
         deps = definition["do"]["deps"] if "do" in definition else definition["deps"]
@@ -95,7 +100,7 @@ def update_deps(check: bool = False) -> dict[str, list[str]]:
     if changes and not check:
         text = io.StringIO()
         yaml.dump(pipeline, text)
-        with atomic_write(PIPELINE) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(text.getvalue(), encoding="utf-8")
     return changes
 
@@ -116,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     check = parser.parse_args(arguments).check
     changes = update_deps(check)
     for stage, lines in changes.items():
-        print(f"{PIPELINE}, stage {stage}: {'run make deps' if check else 'mended'}", *lines, sep="\n  ")
+        print(f"stage {stage}: {'run make deps' if check else 'mended'}", *lines, sep="\n  ")
     return int(check and bool(changes))
 
 

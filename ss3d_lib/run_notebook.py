@@ -54,11 +54,10 @@ class Plan:
 
     @property
     def command(self) -> str:
-        return (
-            f"dvc repro {self.stage}"
-            if self.results == RESULTS / self.stage
-            else f"dvc repro {self.stage}@{self.results.name}"
-        )
+        if Path(self.stage, "dvc.yaml").is_file():  # a stage with a DVC file of its own
+            return f"dvc repro {self.stage}/dvc.yaml"
+        matrix = "" if self.results == RESULTS / self.stage else f"@{self.results.name}"
+        return f"dvc repro {self.stage}{matrix}"
 
 
 class StageError(RuntimeError):

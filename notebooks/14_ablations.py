@@ -1,0 +1,205 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 14 · Ablations: what each idea is worth, and how much bad light it bears
+#
+# **Goal.** Train stage 2 again and again with one idea taken out, with several seeds, and say which of the differences are
+# larger than luck. Then show the student pictures that are too dark, too bright, blurred, or too far apart.
+#
+# **Prerequisites.** Notebooks 01 to 04 (the stages that are taken apart), 06 (the student) and 07 (the protocol).
+#
+# **Inputs.** `results/curate/`, `results/score/`, `results/stage1/`, `results/stage2/stereo/`,
+# `results/distill/student.safetensors`; the embedded validation split, whose truth is read for judging only.
+#
+# **Outputs.** `results/ablations/metrics.json` (mean and spread of each row, figures at each level), `table.md`, `figures/`.
+#
+# **Time and memory.** Default: about three quarters of an hour on 2 cores, 4 GB; so `dvc repro` does not run it, but
+# `dvc repro ablations/dvc.yaml` does. Stopped at any moment, the same command goes on. Smoke: two minutes.
+#
+# **The number you should get.** For each row, its mean, and a sentence that says whether it differs from `full` by more than
+# its seeds differ among themselves. Most differ by less.
+
+# %% tags=["parameters"]
+seed = 0  # every stage takes it; the trainings here have the seeds 0, 1, ...
+threads = 2  # cores of the reference machine: as many trainings at a time
+data = "data"  # the embedded corpus
+max_frames = 0  # frames of each validation clip; 0 takes all, a smoke run takes few
+max_clips = 0  # validation clips, spread over the split; 0 takes all: 26 of them are multi-view
+seeds = 3  # trainings of each row: the fewest that have a spread
+steps = 133  # a third of stage 2's
+images = 12  # images a step, as in stage 2
+learning_rate = 0.001  # as in stage 2
+rows = {  # row: {key of params.yaml (score, stage1, stage2) or of ablations.Recipe: value}
+    "full": {},  # stage 2 as it is; flow only, as to its teacher
+    "no_filter": {"min_score": 0.0},  # every shot of curation; but those with a low score are seldom drawn
+    "no_score": {"min_score": 0.0, "easy_share": 1.0, "by_score": False},  # every shot, all alike
+    "no_curriculum": {"easy_share": 1.0},  # all kept shots from the first step
+    "no_intrinsics_first": {"sharpness": 0.0},  # one constant focal length for all shots
+    "single_image": {"single_image": 1.0},  # never any evidence: a single-image network
+    "photometric_only": {"triangulation": 0.0, "photometric": 1.0},  # the other teacher
+    "flow_and_photometric": {"photometric": 0.3},  # both teachers
+}  # an idea less in each
+robustness = {
+    "gain": [0.1, 0.25, 0.5, 2.0, 4.0],  # exposure: night, to a washed-out picture
+    "gamma": [0.4, 2.5],  # mid tones lifted and crushed; black and white stay
+    "blur_px": [1.0, 2.0, 4.0],  # of 144 rows: out of focus, or the smear of a fast motion
+    "skip": [2, 4, 8],  # frames: a camera so many times as fast
+}  # kind: levels; graded, so that one sees where it breaks
+
+# %%
+from pathlib import Path
+
+import pandas as pd
+import seaborn as sns
+import torch
+from IPython.display import Markdown
+
+from ss3d_lib import ablations, evaluate, plots, report
+from ss3d_lib.degradations import DEGRADED, degrade
+from ss3d_lib.files import write_json
+from ss3d_lib.params import load_sections
+
+torch.set_num_threads(threads)
+plots.use_style()
+results, out, work = Path("results"), Path("results/ablations"), Path(".scratch/ablations")
+figures = out / "figures"
+
+# %% [markdown]
+# ## The rows
+# A row replaces values of `params.yaml` and nothing else; the table shows where each differs from `full`.
+#
+# Read three of them with care. `no_intrinsics_first` solves the cameras of all training shots under one focal length, 0.81 of
+# the longer side (a posterior that knows nothing has its middle there), and its focal head stays untrained, so that it reads
+# the raw curve of a clip: it stands for training without knowing the lens, but bundle adjustment in the forward pass still
+# looks for one. `photometric_only` loses triangulation as its *teacher*; the network is still shown what matches triangulate.
+# `no_filter` hardly trains on what it lets in, for the score is also the weight by which shots are drawn; `no_score` does.
+#
+# **Predict:** which two rows lose most?
+
+# %%
+planned = ablations.recipes(rows, load_sections())
+table = pd.DataFrame({name: vars(recipe) for name, recipe in planned.items()}).T
+table.loc[:, table.nunique() > 1]
+
+# %%
+clips = ablations.judges(data, max_frames, max_clips)
+ends = {(kind, end(robustness[kind])) for kind in DEGRADED if kind in robustness for end in (min, max)}
+panels = [
+    {"intact": clip.frames[0]} | {f"{kind} {level:g}": degrade(clip, kind, level).frames[0] for kind, level in sorted(ends)}
+    for clip in [clip for clip in clips if clip.frames.shape == clips[0].frames.shape][:3]
+]
+plots.save_figure(plots.map_panel(panels), figures / "degraded.png")
+
+# %% [markdown]
+# ## Shots, cameras and sweeps
+# Most rows take those of the stages. A row that changes the filter or the lens gets its own, made by the same functions.
+
+# %%
+usual = planned[ablations.FULL]
+sources = {name: ablations.prepare(recipe, usual, results, work, threads) for name, recipe in planned.items()}
+shown = {name: ablations.training_shots(source) for name, source in sources.items()}
+pd.DataFrame(
+    {
+        "shots": {name: len(shots) for name, shots in shown.items()},
+        "focal lengths": {name: len({round(s.cameras.focal_px / max(s.size), 3) for s in shots}) for name, shots in shown.items()},
+    }
+)
+
+# %%
+for name, recipe in planned.items():
+    if recipe.min_score < usual.min_score:
+        assert len(shown[name]) >= len(shown[ablations.FULL]), "the filter can only take shots away"
+assert usual.sees_evidence and steps > 0
+del shown  # the processes below read their own
+
+# %% [markdown]
+# ## Training and judging
+# Every row starts from stage 1's checkpoint and trains the depth network alone, with seeds that draw other batches and other
+# augmentations. So the spread is that of the *training*, not of stage 1, of the corpus, or of the clips that judge.
+
+# %%
+strides = tuple(evaluate.choose_strides(clips, threads))
+judging = ablations.Judging(data, max_frames, max_clips, strides)
+budget = ablations.Budget(steps, images, learning_rate)
+jobs = [
+    (f"{name}-{number}", recipe, number, sources[name], str(results / "stage1/model.safetensors"), budget, judging)
+    for name, recipe in planned.items()
+    for number in range(seeds)
+]
+found = evaluate.in_processes(ablations.run_seed, [(*job, work / job[0]) for job in jobs], threads, "rows and seeds")
+measured = {name: found[index * seeds : (index + 1) * seeds] for index, name in enumerate(planned)}
+
+# %% [markdown]
+# ## Which differences are real?
+# The spread of a difference is the root mean square of the two standard deviations over seeds. With three seeds a difference of
+# one spread comes about by luck in three of ten comparisons, of two spreads in one of fourteen; and there are many comparisons here.
+
+# %%
+block = ablations.summarise(measured)
+(out / "table.md").write_text(ablations.table(block) + "\n", encoding="utf-8")
+Markdown(ablations.table(block))
+
+# %%
+columns = {key: report.COLUMNS[key][:2] for key in ablations.KEYS}
+plots.save_figure(plots.set_bars(ablations.bars(block), columns, "embedded_val, mean and spread"), figures / "rows.png")
+
+# %% [markdown]
+# ## Bad light, blur and fast motion
+# The student on the same clips, made worse in grades; one checkpoint, so here is no spread. Strides are chosen on the bad
+# pictures: a camera that is twice as fast gets half the stride, until there is no smaller one. With `skip` fewer images are
+# judged, and a clip of 20 frames has 3 left at 8.
+#
+# **Predict:** what is worse, a tenth of the light or a blur of 2 px?
+
+# %%
+student = str(results / "distill/student.safetensors")
+levels = pd.DataFrame(ablations.robustness(clips, robustness, student, work / "robustness", threads))
+titles = {key: report.COLUMNS[key][0] for key in ablations.KEYS}
+long = levels.rename(columns=titles).melt(["kind", "level"], list(titles.values()), var_name="error")
+grid = sns.relplot(
+    long, x="level", y="value", col="kind", row="error", kind="line", marker="o", height=1.8, aspect=1.3,
+    facet_kws={"sharex": "col", "sharey": "row", "margin_titles": True},
+)  # fmt: skip
+plots.save_figure(grid.set(ylim=(0, None)).figure, figures / "robustness.png")
+
+# %%
+graded = {
+    kind: {f"{level:g}": values for level, values in group.drop(columns="kind").set_index("level").T.to_dict().items()}
+    for kind, group in levels.groupby("kind")
+}
+write_json(out / "metrics.json", {"rows": block, "robustness": graded})
+levels.round(3)
+
+# %% [markdown]
+# ## Recap
+# - An ablation without seeds is an anecdote: look at the spread before the difference.
+# - A row takes one idea out of a system in which other parts may do its work: that nothing is lost without it does not show
+#   that it does nothing.
+# - Degradations are graded, because what matters is where it breaks, not that it does.
+#
+# ## Exercises
+# 1. How many spreads apart are two rows whose seeds gave 0.20, 0.21, 0.22 and 0.22, 0.23, 0.24?
+# 2. A gain of 0.5 and a gamma of 2 both darken. Which of them merges more of the 256 grey levels, and where?
+
+# %% tags=["solution"]
+made_up = {"full": [0.20, 0.21, 0.22], "other": [0.22, 0.23, 0.24]}
+pair = ablations.summarise({name: [{"absrel_median": value} for value in values] for name, values in made_up.items()})
+print(ablations.sentence(pair["other"]))
+assert abs(ablations.in_spreads(pair["other"], "absrel_median") - 2) < 1e-6
+
+# %% tags=["solution"]
+import numpy as np
+
+levels_of = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, -1)
+darker = {kind: np.unique(DEGRADED[kind](levels_of, level)) for kind, level in (("gain", 0.5), ("gamma", 2.0))}
+print("grey levels left:", {kind: len(left) for kind, left in darker.items()})
+assert len(darker["gain"]) < len(darker["gamma"]), "a gain merges pairs everywhere, gamma only shadows: and keeps white"
+
+# %% [markdown]
+# Back to the map: [00 · Start here](00_start_here.ipynb)

@@ -1,0 +1,289 @@
+"""What each idea of the recipe is worth: stage 2 with one thing changed, over seeds; and the student on bad pictures.
+
+A row of params.yaml, section ablations, changes keys of the sections score, stage1 and stage2. Every (row, seed) is one
+job, whose figures wait in a small JSON, so that a stopped run goes on (notebook 14).
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ss3d_lib import evaluate
+from ss3d_lib.checkpoints import load_model
+from ss3d_lib.curation import read_rows
+from ss3d_lib.curriculum import sampling_weights
+from ss3d_lib.data import Shot, load_shots, step_of
+from ss3d_lib.datasets import EvalClip
+from ss3d_lib.degradations import INTACT, degrade
+from ss3d_lib.files import read_json, write_json
+from ss3d_lib.intrinsics import estimate_all
+from ss3d_lib.joint import Terms, joint_loss
+from ss3d_lib.models import ClipNet
+from ss3d_lib.models.camera import FocalHead
+from ss3d_lib.params import check_keys, check_types
+from ss3d_lib.predict import predict_frames
+from ss3d_lib.progress import progress
+from ss3d_lib.report import COLUMNS
+from ss3d_lib.rivals import seed_spread
+from ss3d_lib.score import score_shots
+from ss3d_lib.stereo import sweep_all
+from ss3d_lib.training import Plan, train
+
+FULL = "full"
+"""The row that changes nothing."""
+
+KEYS = ("absrel_median", "focal_relerr", "dir_deg")
+"""What a row is judged by; less is better."""
+
+
+@dataclass(frozen=True)
+class Recipe(Terms):
+    """How a row is trained: the terms of stage 2, its curriculum, and what its shots and cameras come from."""
+
+    easy_share: float = 0.5  # 1 is no curriculum
+    curriculum: float = 0.5
+    min_score: float = 0.5  # 0 keeps every shot of curation
+    sharpness: float = 400.0  # of the focal posterior of a shot; 0 knows nothing: the middle of the candidates, 0.81 longer sides
+    by_score: bool = True  # draw shots in proportion to their score, or all alike
+
+    @property
+    def sees_evidence(self) -> bool:
+        """Whether some training image came with evidence; a network that never saw any is judged without."""
+        return self.single_image < 1
+
+
+def recipes(rows: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Recipe]:
+    """{row: recipe}: the values of params.yaml (its sections) with the row's changes in their place.
+
+    Raises:
+        ParamsError: a change of a key that no recipe has, or of another type. ValueError: no row FULL without changes.
+    """
+    if rows.get(FULL) != {}:
+        raise ValueError(f"ablations, rows: the first comparison needs a row {FULL!r} without changes: add `{FULL}: {{}}`")
+    known = sections["score"] | sections["stage1"] | sections["stage2"]
+    usual = {field.name: known.get(field.name, field.default) for field in dataclasses.fields(Recipe)}
+    for name, changes in rows.items():
+        check_keys(usual.keys() | changes.keys(), usual, f"ablations, row {name}", "ss3d_lib.ablations.Recipe")
+        check_types(changes, usual, f"ablations, row {name}")
+    return {name: Recipe(**(usual | changes)) for name, changes in rows.items()}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Folders that the training shots of a row come from."""
+
+    curate: Path
+    score: Path
+    cameras: Path
+    stereo: Path
+
+
+def prepare(recipe: Recipe, usual: Recipe, results: Path, work: Path, workers: int) -> Sources:
+    """The folders of the stages; of what the recipe changes about shots or cameras, new ones below `work`.
+
+    Raises RuntimeError naming shots whose cameras or plane sweeps failed.
+    """
+    stages = Sources(results / "curate", results / "score", results / "stage1/cameras", results / "stage2/stereo")
+    if (recipe.min_score, recipe.sharpness) == (usual.min_score, usual.sharpness):
+        return stages
+    folder = work / f"score{recipe.min_score:g}-sharpness{recipe.sharpness:g}"
+    made = dataclasses.replace(stages, cameras=folder / "cameras", stereo=folder / "stereo")
+    if recipe.min_score != usual.min_score:
+        made = dataclasses.replace(made, score=folder / "score")
+        rows = [row for row in read_rows(made.curate / "shots.csv") if row.status == "kept"]
+        watch = lambda jobs: progress(jobs, len(rows), "scoring shots")  # noqa: E731
+        score_shots(rows, made.curate / "frames", made.score, folder / "shots", recipe.min_score, workers, watch)
+    if recipe.sharpness == usual.sharpness:  # shots that the stages have looked at keep their cameras
+        shutil.copytree(stages.cameras, made.cameras, dirs_exist_ok=True)
+        shutil.copytree(stages.stereo, made.stereo, dirs_exist_ok=True)
+    where = str(made.curate), str(made.score)
+    errors = estimate_all(*where, str(made.cameras), recipe.sharpness, workers)
+    errors |= sweep_all(*where, str(made.cameras), str(made.stereo), workers)
+    if errors:
+        raise RuntimeError(f"{folder}: {len(errors)} shots failed, such as {list(errors.values())[:3]}")
+    return made
+
+
+@lru_cache(maxsize=1)
+def training_shots(sources: Sources) -> list[Shot]:
+    """The shots of a row; a process that trains several rows in turn reads each set once."""
+    return load_shots(sources.curate, sources.score, sources.cameras, sources.stereo)
+
+
+@lru_cache(maxsize=1)
+def judges(data: str, max_frames: int, max_clips: int) -> list[EvalClip]:
+    """The multi-view clips of the validation split (of `max_clips` spread over it; 0: all), with their truth."""
+    clips = evaluate.load_sets("embedded_val", data, "", max_frames, max_clips)["embedded_val"]
+    return [clip for clip in clips if clip.kind == "multi_view"]
+
+
+class Blind(nn.Module):
+    """A depth network that is shown no evidence."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, frames: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
+        """Depth and its error from the pictures alone."""
+        return self.net(frames, torch.zeros_like(evidence))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every row and seed gets."""
+
+    steps: int
+    images: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Judging:
+    """On what a trained row is judged; the strides are of `evaluate.choose_strides`."""
+
+    data: str
+    max_frames: int
+    max_clips: int
+    strides: tuple[int, ...]
+
+
+def once(path: Path, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Figures from a file; where it is not there yet, measured and written."""
+    if not path.is_file():
+        write_json(path, measure())
+    return read_json(path)
+
+
+def run_seed(
+    name: str, recipe: Recipe, seed: int, sources: Sources, start: str, budget: Budget, judging: Judging, folder: Path
+) -> dict[str, float]:
+    """Train a row with one seed and judge it: its figures. What is finished in `folder` is not done again.
+
+    Args:
+        name: ROW-SEED, for messages. start: the checkpoint of stage 1.
+    """
+    torch.set_num_threads(1)  # a job per core keeps them busier than one on all
+
+    def measure() -> dict[str, float]:
+        model = train_row(name, recipe, seed, sources, start, budget, folder)
+        return judge(model, recipe.sees_evidence, judging, name)
+
+    return once(folder / "figures.json", measure)
+
+
+def train_row(name: str, recipe: Recipe, seed: int, sources: Sources, start: str, budget: Budget, folder: Path) -> ClipNet:
+    """Stage 2 under a recipe: only the depth network is trained, from where stage 1 left it."""
+    shots, model = training_shots(sources), load_model(start)
+    if recipe.sharpness == 0:  # whoever knows no lens of the training shots has nothing to teach the focal head
+        model.focal_head = FocalHead().eval()
+    scores = np.array([shot.score if recipe.by_score else 1.0 for shot in shots])
+
+    def loss(rng: torch.Generator) -> dict[str, Tensor]:
+        weights = sampling_weights(scores, step_of(rng) / budget.steps / recipe.curriculum, recipe.easy_share)
+        return joint_loss(model, shots, weights, budget.images, recipe, rng)
+
+    plan = Plan(budget.steps, learning_rate=budget.learning_rate, seed=seed)
+    train(model.depth_net, loss, plan, folder, name, fingerprint=f"{recipe} {budget} {[shot.name for shot in shots]}")
+    return model.eval()
+
+
+def judge(model: ClipNet, sees_evidence: bool, judging: Judging, label: str) -> dict[str, float]:
+    """The figures of a network by the protocol of notebook 07, pooled over the clips."""
+    if not sees_evidence:
+        model.depth_net = Blind(model.depth_net)
+    clips = judges(judging.data, judging.max_frames, judging.max_clips)
+    strides = {clip.name: stride for clip, stride in zip(clips, judging.strides, strict=True)}
+    predict = lambda frames: predict_frames(model, frames)  # noqa: E731
+    return figures_of(evaluate.evaluate_set(clips, predict, lambda clip: strides[clip.name], label=f"{label}, judged"))
+
+
+def figures_of(results: Sequence) -> dict[str, float]:
+    """KEYS over all clips, and how many clips there are."""
+    return evaluate.headline(evaluate.pool(results), KEYS)
+
+
+def robustness(
+    clips: Sequence[EvalClip], levels: Mapping[str, Sequence[float]], checkpoint: str, work: Path, workers: int
+) -> list[dict[str, Any]]:
+    """A row {kind, level, and the figures} for every degradation; strides are chosen on the bad pictures themselves."""
+    rows = []
+    for kind, graded in levels.items():
+        for level in sorted({INTACT[kind], *graded}):
+            worse = [degrade(clip, kind, level) for clip in clips]
+            intact = level == INTACT[kind]
+            label = "intact" if intact else f"{kind}{level:g}"
+            measure = lambda: figures_of(evaluate.evaluate_checkpoint(worse, checkpoint, workers, label))  # noqa: E731, B023
+            rows.append({"kind": kind, "level": level} | once(work / f"{label}.json", measure))
+    return rows
+
+
+def summarise(measured: Mapping[str, Sequence[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """{row: of each of KEYS mean, std, least and greatest over its seeds, and what `against_full` says}."""
+    spreads = {row: seed_spread(figures, KEYS) for row, figures in measured.items()}
+    return {row: spread | against_full(spread, spreads[FULL]) for row, spread in spreads.items()}
+
+
+def against_full(row: Mapping[str, float], full: Mapping[str, float]) -> dict[str, float]:
+    """KEY_difference of the means (positive: worse than full) and KEY_spread, the root mean square of the two stds."""
+    found = {}
+    for key in [key for key in KEYS if f"{key}_mean" in row and f"{key}_mean" in full]:
+        found[f"{key}_difference"] = row[f"{key}_mean"] - full[f"{key}_mean"]
+        found[f"{key}_spread"] = float(np.hypot(row[f"{key}_std"], full[f"{key}_std"]) / np.sqrt(2))
+    return found
+
+
+def in_spreads(row: Mapping[str, float], key: str) -> float:
+    """The difference to full in units of the spread; infinite where the seeds agree exactly and the rows do not."""
+    difference, spread = row[f"{key}_difference"], row[f"{key}_spread"]
+    return difference / spread if spread else float(np.sign(difference)) * np.inf if difference else 0.0
+
+
+def sentence(row: Mapping[str, float]) -> str:
+    """Of each figure, whether the difference to full exceeds its spread."""
+    if row["seeds"] < 2:
+        return "One seed: the spread is not known."
+    parts = []
+    for key in [key for key in KEYS if f"{key}_difference" in row]:
+        title, factor, decimals = COLUMNS[key]
+        times = in_spreads(row, key)
+        size = f"{factor * abs(row[f'{key}_difference']):.{decimals + 1}f}"
+        changed = f"{'worse' if times > 0 else 'better'} by {size}, {abs(times):.1f} times the spread"
+        parts.append(f"{title} {changed if abs(times) > 1 else 'differs by no more than the spread'}")
+    return "; ".join(parts) + "."
+
+
+def table(block: Mapping[str, Mapping[str, float]]) -> str:
+    """The markdown table: mean ± spread over seeds of each row, its difference to full in spreads, and its sentence."""
+    keys = [key for key in KEYS if f"{key}_mean" in block[FULL]]
+    heading = ["row", *(title for key in keys for title in (COLUMNS[key][0], "in spreads"))]
+    lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
+    for name, row in block.items():
+        cells = [f"**{name.replace('_', ' ')}**" + ("" if name == FULL else f"<br>{sentence(row)}")]
+        for key in keys:
+            _, factor, decimals = COLUMNS[key]
+            mean, std = (f"{factor * row[f'{key}_{part}']:.{decimals + 1}f}" for part in ("mean", "std"))
+            cells += [f"{mean} ± {std}", "" if name == FULL else f"{in_spreads(row, key):+.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def bars(block: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """What `plots.set_bars` draws: of each row the means, from one standard deviation below to one above."""
+    of = lambda row, key: {  # noqa: E731
+        key: row[f"{key}_mean"],
+        f"{key}_low": row[f"{key}_mean"] - row[f"{key}_std"],
+        f"{key}_high": row[f"{key}_mean"] + row[f"{key}_std"],
+    }
+    return {
+        name: {title: value for key in KEYS if f"{key}_mean" in row for title, value in of(row, key).items()}
+        for name, row in block.items()
+    }
