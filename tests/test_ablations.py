@@ -1,0 +1,188 @@
+"""Ablations: rows as changes of params.yaml, what is finished is not done again, the table's words, and bad pictures."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from test_evaluate import make_clip
+
+from ss3d_lib import ablations, evaluate
+from ss3d_lib.degradations import INTACT, degrade
+from ss3d_lib.files import write_json
+from ss3d_lib.params import ParamsError, load_sections
+
+SECTIONS = load_sections()
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "params.smoke.yaml"])
+def test_full_is_stage_2_and_every_other_row_differs(file):
+    sections = load_sections(file)
+    planned = ablations.recipes(sections["ablations"]["rows"], sections)
+    full, stage2 = planned.pop("full"), sections["stage2"]
+    assert {key: value for key, value in vars(full).items() if key in stage2} == {key: stage2[key] for key in stage2 if hasattr(full, key)}
+    assert full.min_score == sections["score"]["min_score"] and full.sharpness == sections["stage1"]["sharpness"]
+    assert full.by_score and full.sees_evidence and not planned["single_image"].sees_evidence
+    assert all(recipe != full for recipe in planned.values())
+
+
+def test_the_default_budget_is_a_third_of_stage_2_with_three_seeds():
+    ours, stage2 = SECTIONS["ablations"], SECTIONS["stage2"]
+    assert ours["steps"] == stage2["steps"] // 3 and ours["seeds"] == 3
+    assert all(ours[key] == stage2[key] for key in ("images", "learning_rate"))
+
+
+def test_a_misspelt_change_and_a_missing_full_row_are_refused():
+    with pytest.raises(ParamsError, match="unknown key 'photometrics'"):
+        ablations.recipes({"full": {}, "row": {"photometrics": 1.0}}, SECTIONS)
+    with pytest.raises(ParamsError, match="triangulation is 'no'"):
+        ablations.recipes({"full": {}, "row": {"triangulation": "no"}}, SECTIONS)
+    with pytest.raises(ValueError, match="full: {}"):
+        ablations.recipes({"row": {"photometric": 1.0}}, SECTIONS)
+
+
+def test_a_row_that_changes_no_shots_takes_the_folders_of_the_stages(tmp_path):
+    planned = ablations.recipes(SECTIONS["ablations"]["rows"], SECTIONS)
+    source = ablations.prepare(planned["photometric_only"], planned["full"], tmp_path / "results", tmp_path / "work", 1)
+    assert source.cameras == tmp_path / "results/stage1/cameras" and source.stereo == tmp_path / "results/stage2/stereo"
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_row_that_changes_the_lens_makes_cameras_and_sweeps_and_one_that_changes_the_filter_scores_too(tmp_path, monkeypatch):
+    planned = ablations.recipes(SECTIONS["ablations"]["rows"], SECTIONS)
+    called = []
+    for name in ("score_shots", "estimate_all", "sweep_all"):
+        monkeypatch.setattr(ablations, name, lambda *arguments, name=name: called.append((name, arguments)) or {})
+    monkeypatch.setattr(ablations, "read_rows", lambda path: [])
+    for folder in ("stage1/cameras", "stage2/stereo"):
+        write_json(tmp_path / "results" / folder / "a.json", {})
+    where = tmp_path / "results", tmp_path / "work", 1
+    source = ablations.prepare(planned["no_intrinsics_first"], planned["full"], *where)
+    assert [name for name, _ in called] == ["estimate_all", "sweep_all"] and called[0][1][3] == 0.0
+    assert source.score == tmp_path / "results/score" and not source.cameras.exists(), "no camera of another lens is kept"
+    called.clear()
+    source = ablations.prepare(planned["no_filter"], planned["full"], *where)
+    assert [name for name, _ in called] == ["score_shots", "estimate_all", "sweep_all"] and called[0][1][4] == 0.0
+    assert (source.cameras / "a.json").is_file() and (source.stereo / "a.json").is_file() and "work" in str(source.score)
+    monkeypatch.setattr(ablations, "sweep_all", lambda *arguments: {"a": "a: ValueError: why"})
+    with pytest.raises(RuntimeError, match="why"):
+        ablations.prepare(planned["no_filter"], planned["full"], *where)
+
+
+def test_a_finished_seed_is_not_trained_again(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(ablations, "train_row", lambda *arguments: trained.append(arguments) or torch.nn.Identity())
+    monkeypatch.setattr(ablations, "judge", lambda *arguments: {"absrel_median": 0.25, "clips": 3})
+    run = lambda: ablations.run_seed("full-0", ablations.Recipe(), 0, None, "", None, None, tmp_path / "full-0")
+    first = run()
+    assert run() == first == {"absrel_median": 0.25, "clips": 3} and len(trained) == 1
+    (tmp_path / "full-0/figures.json").unlink()
+    assert run() == first and len(trained) == 2
+
+
+def test_a_blind_network_is_judged_by_the_picture_alone():
+    net = lambda frames, evidence: (frames.mean(1), evidence.sum(1))
+    seen, blind = torch.rand(2, 3, 4, 4), torch.ones(2, 5, 4, 4)
+    depth, rest = ablations.Blind(torch.nn.Identity()), None
+    depth.net = torch.nn.Module()
+    depth.net.forward = net
+    mean, rest = depth(seen, blind)
+    assert torch.equal(mean, seen.mean(1)) and not rest.any()
+
+
+def made_up(**rows: list[float]) -> dict:
+    return ablations.summarise({name: [{"absrel_median": value} for value in values] for name, values in rows.items()})
+
+
+def test_mean_spread_and_difference_to_full():
+    block = made_up(full=[0.20, 0.21, 0.22], worse=[0.23, 0.24, 0.25], alike=[0.19, 0.21, 0.24], better=[0.10, 0.11, 0.12])
+    row = block["worse"]
+    assert row["absrel_median_mean"] == pytest.approx(0.24) and row["absrel_median_std"] == pytest.approx(0.01)
+    assert row["absrel_median_difference"] == pytest.approx(0.03) and row["absrel_median_spread"] == pytest.approx(0.01)
+    assert ablations.in_spreads(row, "absrel_median") == pytest.approx(3)
+    assert ablations.sentence(row) == "AbsRel worse by 0.0300, 3.0 times the spread."
+    assert ablations.sentence(block["alike"]) == "AbsRel differs by no more than the spread."
+    assert ablations.sentence(block["better"]).startswith("AbsRel better by 0.1000, 10.0 times")
+
+
+def test_the_spread_of_one_seed_is_not_known_and_equal_seeds_have_none():
+    block = made_up(full=[0.2], other=[0.3])
+    assert "not known" in ablations.sentence(block["other"])
+    block = made_up(full=[0.2, 0.2], same=[0.2, 0.2], other=[0.3, 0.3])
+    assert ablations.in_spreads(block["same"], "absrel_median") == 0
+    assert ablations.in_spreads(block["other"], "absrel_median") == np.inf and "worse" in ablations.sentence(block["other"])
+
+
+def test_the_table_has_a_line_with_a_sentence_for_each_row():
+    lines = ablations.table(made_up(full=[0.20, 0.22], no_filter=[0.25, 0.26])).splitlines()
+    assert lines[0] == "| row | AbsRel | in spreads |" and len(lines) == 4
+    assert lines[2].startswith("| **full** | 0.2100 ± 0.0141 |  |")
+    assert lines[3].startswith("| **no filter**<br>AbsRel worse by 0.0450, ") and lines[3].count("|") == lines[0].count("|")
+
+
+def test_the_bars_reach_one_standard_deviation_both_ways():
+    bars = ablations.bars(made_up(full=[0.20, 0.22]))["full"]
+    assert bars["absrel_median"] == pytest.approx(0.21)
+    assert bars["absrel_median_high"] - bars["absrel_median_low"] == pytest.approx(2 * np.std([0.20, 0.22], ddof=1))
+
+
+@pytest.mark.parametrize("level", [0.1, 0.5, 2.0, 4.0])
+def test_gain_and_gamma_are_those_of_numpy(level):
+    clip = make_clip()
+    values = clip.frames.astype(np.float64) / 255
+    for kind, curve in (("gain", np.minimum(level * values, 1)), ("gamma", values**level)):
+        worse = degrade(clip, kind, level)
+        assert worse.frames.dtype == np.uint8 and np.abs(worse.frames - 255 * curve).max() <= 0.5 + 1e-9
+        assert worse.depth_m is clip.depth_m, "the truth stays"
+
+
+def test_blur_keeps_the_mean_and_takes_the_detail():
+    clip = make_clip()
+    worse = degrade(clip, "blur_px", 2.0)
+    assert abs(worse.frames.mean() - clip.frames.mean()) < 3 and worse.frames.std() < 0.7 * clip.frames.std()
+    kernel = cv2.getGaussianKernel(13, 2.0)[:, 0]
+    around = clip.frames[0, 6:19, 6:19, 0].astype(np.float64)
+    assert abs(kernel @ around @ kernel - float(worse.frames[0, 12, 12, 0])) < 3
+
+
+def test_skipping_keeps_the_truth_of_the_frames_that_stay_and_the_intact_level_changes_nothing():
+    clip = make_clip()
+    fast = degrade(clip, "skip", 2)
+    assert np.array_equal(fast.frames, clip.frames[::2]) and np.array_equal(fast.poses_c2w, clip.poses_c2w[::2])
+    assert all(degrade(clip, kind, level) is clip for kind, level in INTACT.items())
+
+
+def test_robustness_measures_each_level_once_and_the_intact_clips_once_for_all(tmp_path, monkeypatch):
+    asked = []
+
+    def evaluated(clips, checkpoint, workers, label):
+        asked.append(label)
+        return [len(clips[0].frames)]
+
+    monkeypatch.setattr(evaluate, "evaluate_checkpoint", evaluated)
+    monkeypatch.setattr(ablations, "figures_of", lambda results: {"absrel_median": float(results[0])})
+    levels = {"gain": [0.5], "skip": [2, 4]}
+    rows = ablations.robustness([make_clip()], levels, "student", tmp_path, 1)
+    assert asked == ["gain0.5", "intact", "skip2", "skip4"]
+    assert [(row["kind"], row["level"]) for row in rows] == [("gain", 0.5), ("gain", 1.0), ("skip", 1), ("skip", 2), ("skip", 4)]
+    assert ablations.robustness([make_clip()], levels, "student", tmp_path, 1) == rows and len(asked) == 4
+
+
+def test_training_follows_the_recipe(monkeypatch):
+    """No curriculum and no score: every shot has the same weight from the first step; without a lens the head is as new."""
+    shots = [dataclasses.make_dataclass("S", ["name", "score"])(f"s{index}", score) for index, score in enumerate((0.9, 0.5, 0.0, 0.1))]
+    drawn, start = {}, torch.nn.Module()
+    start.depth_net, start.focal_head = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    monkeypatch.setattr(ablations, "training_shots", lambda sources: shots)
+    monkeypatch.setattr(ablations, "load_model", lambda path: start)
+    monkeypatch.setattr(ablations, "joint_loss", lambda model, shots, weights, count, terms, rng: drawn.update(weights=weights, terms=terms) or {})
+    monkeypatch.setattr(ablations, "train", lambda net, loss, plan, *rest, **named: drawn.update(net=net, plan=plan) or loss(torch.Generator().manual_seed(0)))
+    budget = ablations.Budget(9, 4, 0.001)
+    run = lambda **changes: ablations.train_row("row-2", ablations.Recipe(**changes), 2, None, "", budget, None)
+    run(by_score=False, easy_share=1.0)
+    assert np.allclose(drawn["weights"], 0.25) and drawn["net"] is start.depth_net
+    assert drawn["plan"].seed == 2 and drawn["plan"].steps == 9 and isinstance(start.focal_head, torch.nn.Linear)
+    run(photometric=0.3)
+    assert np.count_nonzero(drawn["weights"]) == 2 and drawn["terms"].photometric == 0.3, "the better half first"
+    assert isinstance(run(sharpness=0.0).focal_head, ablations.FocalHead)
