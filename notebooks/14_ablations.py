@@ -19,7 +19,7 @@
 #
 # **Outputs.** `results/ablations/metrics.json` (mean and spread of each row, figures at each level), `table.md`, `figures/`.
 #
-# **Time and memory.** Default: about three quarters of an hour on 2 cores, 4 GB; so `dvc repro` does not run it, but
+# **Time and memory.** Default: about 50 minutes on 2 cores, 4 GB; so `dvc repro` does not run it, but
 # `dvc repro ablations/dvc.yaml` does. Stopped at any moment, the same command goes on. Smoke: two minutes.
 #
 # **The number you should get.** For each row, its mean, and a sentence that says whether it differs from `full` by more than
@@ -164,9 +164,10 @@ titles = {key: report.COLUMNS[key][0] for key in ablations.KEYS}
 long = levels.rename(columns=titles).melt(["kind", "level"], list(titles.values()), var_name="error")
 grid = sns.relplot(
     long, x="level", y="value", col="kind", row="error", kind="line", marker="o", height=1.8, aspect=1.3,
-    facet_kws={"sharex": "col", "sharey": "row", "margin_titles": True},
+    clip_on=False, facet_kws={"sharex": "col", "sharey": "row", "margin_titles": True},
 )  # fmt: skip
-plots.save_figure(grid.set(ylim=(0, None)).figure, figures / "robustness.png")
+grid.set(ylim=(0, None), ylabel="").set_titles(row_template="{row_name}", col_template="{col_name}")
+plots.save_figure(grid.figure, figures / "robustness.png")
 
 # %%
 graded = {
