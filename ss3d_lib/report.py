@@ -50,7 +50,7 @@ SETS = ("embedded_test", "embedded_val", "hololens_office", "redkitchen", "kitti
 MEASURED_APART = ("baselines", "rivals")
 """Stages that measure rows which have no checkpoint."""
 
-FROZEN = ("release", "rivals")
+FROZEN = ("release", "rivals", "ablations")
 """Stages that `make repro` does not run: their minutes are not its minutes."""
 
 PICTURES = {
