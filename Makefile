@@ -23,7 +23,7 @@ repro: data  ## run every stage that is out of date: results/, checkpoints, tabl
 release: data  ## the released checkpoint anew: renders 60 more videos, then trains for an hour
 	$(PYTHON) -m venv .venv-render && .venv-render/bin/python -m pip install --quiet '.[render]'
 	.venv-render/bin/python -m corpus --out .scratch/more --seed-offset 96 --count 60
-	dvc unfreeze release && dvc repro -s release; dvc freeze release
+	dvc unfreeze release && { dvc repro -s release; made=$$?; dvc freeze release; exit $$made; }
 
 test: data  ## all tests, the smoke run included
 	python -m pytest

@@ -117,8 +117,8 @@ print(f"target known on {float((batch.target.weight > 0.3).float().mean()):.0%} 
 # ## Every term, drawn
 # What each term finds at every pixel (bright is much) where depth is the evidence itself: `triangulation` is then the
 # gap that the sweep leaves to the matches' depth; `smoothness` shows where steps in depth are free. `photometric` compares the
-# frame with its neighbours, warped (minimum reprojection, auto-mask), `consistency` its depth with theirs. Both are blind
-# where the first two see, and their gradient reaches a pixel or two: they can refine what triangulation found, no more.
+# frame with its neighbours, warped (minimum reprojection, auto-mask), `consistency` its depth with theirs. The gradient of
+# these two reaches a pixel or two: they can refine what triangulation found, no more.
 
 # %%
 everything = joint.Terms(photometric=1.0, consistency=1.0, min_crop=1.0)
@@ -140,10 +140,8 @@ moments = {
     f"at {share:.0%}": sampling_weights(scores, share / curriculum, easy_share)
     for share in (0.0, curriculum / 2, curriculum)
 }
-plots.save_figure(
-    plots.loss_curves({name: np.sort(w)[::-1] for name, w in moments.items()}, "sampling weight by rank", 1),
-    figures / "curriculum.png",
-)
+ranked = {name: (np.arange(len(w)), np.sort(w)[::-1]) for name, w in moments.items()}
+plots.save_figure(plots.learning_curves(ranked, "rank of the shot", "sampling weight"), figures / "curriculum.png")
 
 # %% [markdown]
 # ## Training

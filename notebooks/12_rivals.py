@@ -34,7 +34,7 @@ sequences = "../shared/data/sequences"  # real sequences; left out where the fol
 max_frames = 0  # frames of each clip; 0 takes all, a smoke run takes few
 max_clips = 0  # clips of each set, spread over it; 0 takes all
 seeds = 3  # trainings: enough to tell a mean from luck
-steps = 700  # a training lasts as long as stages 1 and 2, experts and distillation together
+steps = 700  # a training lasts no shorter than stages 1 and 2, experts and distillation together
 images = 12  # triplets a step, as in Monodepth2
 learning_rate = 0.0001  # Monodepth2's
 
@@ -109,7 +109,7 @@ print(f"at the start {float(parts['kept']):.0%} of the pixels are explained bett
 
 # %% [markdown]
 # ## Training
-# As many times as there are seeds, each as long as the student's whole training.
+# As many times as there are seeds, each no shorter than the student's whole training.
 
 # %%
 models, histories = [], []
@@ -237,7 +237,8 @@ plots.save_figure(plots.map_panel([depth_row(*found) for found in shown]), figur
 # ## Recap
 # - A photometric loss says how wrong a guess is, and only near the truth which way is better; geometry solved by a layer says
 #   where the truth is.
-# - Structure from motion is exact where it works, and silent where it does not: count its failures beside its figures.
+# - Structure from motion is exact where the shot gives it what it needs. On short and small ones it is more often wrong than
+#   silent: count what is of use beside its medians.
 # - A usable trajectory of a short shot is a low bar: print beside it what a straight line gets.
 #
 # ## Exercises

@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 from ss3d_lib.files import atomic_write
 from ss3d_lib.models import ClipNet
 
-FORMAT = "ss3d-clipnet-1"
+FORMAT = "ss3d-clipnet-2"  # the one key of the metadata: safetensors writes several in an order that changes
 
 
 def save_model(model: ClipNet, path: str | Path, metadata: dict[str, str | int | float] | None = None) -> None:
     """Write weights and metadata; the bytes depend on nothing else."""
-    meta = {"format": FORMAT, "size": model.size, "about": json.dumps(metadata or {}, sort_keys=True)}
+    meta = {FORMAT: json.dumps((metadata or {}) | {"size": model.size}, sort_keys=True)}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary, meta)
@@ -36,13 +36,13 @@ def load_model(path: str | Path) -> ClipNet:
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
-            if meta.get("format") != FORMAT:
+            if FORMAT not in meta:
                 raise ValueError(
                     f"{path} is not a {FORMAT} checkpoint: give a model.safetensors written by this project"
                 )
-            model = ClipNet(meta["size"])
+            model = ClipNet(json.loads(meta[FORMAT])["size"])
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, json.JSONDecodeError, KeyError) as error:
         raise ValueError(
             f"checkpoint {path} cannot be read ({str(error)[:200]}): make it again or fetch it with `dvc pull`"
         ) from error

@@ -17,6 +17,7 @@ from torch import Tensor
 from ss3d_lib.data import Shot, frames_tensor, pick_shots
 from ss3d_lib.losses import (
     LOG_CLAMP,
+    edge_weight,
     log_depth_error,
     median_gap,
     resize_map,
@@ -160,13 +161,13 @@ def in_the_shot(log_inverse: Float[Tensor, "B h w"], batch: DepthBatch) -> tuple
 def term_maps(log_inverse: Float[Tensor, "B h w"], batch: DepthBatch) -> dict[str, Float[Tensor, "B h w"]]:
     """What each term finds at every pixel of log inverse depth (half resolution), times its weight there: for pictures."""
     error = log_depth_error(log_inverse, batch.target).clamp(max=LOG_CLAMP)
-    free = torch.exp(-8 * F.avg_pool2d(batch.frames, 2).diff(dim=-1).abs().mean(1))
+    dear = edge_weight(F.avg_pool2d(batch.frames, 2), -1)
     found = {
         name: values * weight for name, (values, weight) in reprojection_maps(*in_the_shot(log_inverse, batch)).items()
     }
     return {
         "triangulation": error * batch.target.weight,
-        "smoothness": 1 - F.pad(free, (0, 1), value=1.0),
+        "smoothness": 1 - F.pad(dear, (0, 1), value=1.0),
         "photometric": found["photometric"],
         "consistency": found["consistency"].amax(1),
     }

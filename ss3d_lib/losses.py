@@ -51,6 +51,10 @@ def smoothness_loss(log_inverse: Float[Tensor, "B h w"], frames: Float[Tensor, "
     image = F.interpolate(frames, log_inverse.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
     total = 0.0
     for axis in (-2, -1):
-        edges = image.diff(dim=axis).abs().mean(1)
-        total = total + (log_inverse.diff(dim=axis).abs() * torch.exp(-8 * edges)).mean()
+        total = total + (log_inverse.diff(dim=axis).abs() * edge_weight(image, axis)).mean()
     return total
+
+
+def edge_weight(image: Float[Tensor, "B 3 h w"], axis: int) -> Float[Tensor, "B a b"]:
+    """What a step of depth between neighbours along an axis costs: 1 in flat areas, less where the picture changes."""
+    return torch.exp(-8 * image.diff(dim=axis).abs().mean(1))

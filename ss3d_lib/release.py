@@ -24,13 +24,13 @@ STAGES = ("curate", "score", "stage1", "stage2", "experts", "distill")
 STUDENT = "results/distill/student.safetensors"
 
 
-def larger_params(changes: Mapping[str, Mapping[str, Any]], root: Path = Path()) -> dict[str, dict[str, Any]]:
+def larger_params(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The sections of params.yaml with the values in `changes` ({stage: {key: value}}) put in their place.
 
     Raises:
         ParamsError: a stage or key that params.yaml does not have, or a value of another type.
     """
-    sections = load_sections(root / "params.yaml")
+    sections = load_sections()
     for stage, values in changes.items():
         if stage not in STAGES:
             raise ParamsError(f"release, changes: no stage {stage!r} leads to the student: choose of {', '.join(STAGES)}")
@@ -41,9 +41,7 @@ def larger_params(changes: Mapping[str, Mapping[str, Any]], root: Path = Path())
     return sections
 
 
-def prepare(
-    work: Path, folders: Sequence[Path], judges: Path, changes: Mapping[str, Mapping[str, Any]], root: Path = Path()
-) -> int:
+def prepare(work: Path, folders: Sequence[Path], judges: Path, changes: Mapping[str, Mapping[str, Any]]) -> int:
     """Make or renew the work folder; returns the number of training videos.
 
     Args:
@@ -54,16 +52,16 @@ def prepare(
         ParamsError: see `larger_params`.
         ValueError: two videos of one name.
     """
-    sections = larger_params(changes, root)
+    sections = larger_params(changes)
     sections["curate"]["videos"], sections["experts"]["judge_videos"] = "videos", "judges"
     for name in COPIED:
         target = work / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if (root / name).is_dir():
+        if Path(name).is_dir():
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(root / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(name, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copy2(root / name, target)
+            shutil.copy2(name, target)
     (work / "params.yaml").write_text(yaml.safe_dump(sections, sort_keys=False), encoding="utf-8")
     (work / ".dvc/config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     copy_videos(work / "judges", [judges])

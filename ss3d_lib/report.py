@@ -50,7 +50,7 @@ SETS = ("embedded_test", "embedded_val", "hololens_office", "redkitchen", "kitti
 MEASURED_APART = ("baselines", "rivals")
 """Stages that measure rows which have no checkpoint."""
 
-FROZEN = ("release", "rivals", "ablations")
+APART = ("release", "rivals", "ablations")
 """Stages that `make repro` does not run: their minutes are not its minutes."""
 
 PICTURES = {
@@ -102,7 +102,7 @@ def stage_timings(results: Path) -> dict[str, float]:
     timings: dict[str, float] = {}
     for path in sorted(results.glob("*/timing.json")) + sorted(results.glob("*/*/timing.json")):
         stage = path.relative_to(results).parts[0]
-        if stage in FROZEN:
+        if stage in APART:
             continue
         timings[stage] = round(timings.get(stage, 0.0) + float(read_json(path)["seconds"]), 1)
     return timings
@@ -180,10 +180,10 @@ def results_block(summary: dict[str, Any]) -> str:
 
 
 def failures(summary: dict[str, Any], name: str = "embedded_test") -> list[str]:
-    """A sentence for each row that gave no trajectory of some shots of a set: its other figures leave them out."""
+    """A sentence for each row that may give no trajectory: of how many shots of a set it gives one, and one of use."""
     return [
-        f"{row} gives no trajectory of {figures['failed_share']:.0%} of the shots of {name}, and one of use (ATE below 10 % of the "
-        f"path) of {figures['usable']:.0%}; its other figures are of those on which it did not fail."
+        f"{row} gives a trajectory of {1 - figures['failed_share']:.0%} of the shots of {name}, to which its other figures refer, "
+        f"and one of use (ATE below 10 % of the path) of {figures['usable']:.0%}."
         for row, sets in rows_of(summary).items()
         if "failed_share" in (figures := sets.get(name, {}))
     ]

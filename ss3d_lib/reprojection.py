@@ -18,7 +18,7 @@ from ss3d_lib.models.triangulation import MIN_Z, half_grid
 from ss3d_lib.photometric import minimum_reprojection, photometric_error
 from ss3d_lib.twoview import to_rays
 
-LOG_CLAMP = 0.5  # depths that differ by more see another surface: an occlusion, not an error
+OCCLUDED_LOG = 0.5  # depths that differ by more see another surface: an occlusion, not an error
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def seen_from(
     count, height, width = log_inverse.shape
     centre = image_centre(2 * height, 2 * width).to(log_inverse)
     twice = lambda x: x.repeat_interleave(2, dim=0)  # noqa: E731
-    rays = to_rays((around.place.flatten(2).transpose(1, 2) - centre), around.focal_px)
+    rays = to_rays(around.place.flatten(2).transpose(1, 2) - centre, around.focal_px)
     moved = around.rotation.flatten(0, 1) @ twice(rays)
     moved = moved + around.translation.flatten(0, 1)[..., None] * twice(log_inverse.exp().flatten(1))[:, None]
     z = moved[:, 2]
@@ -105,7 +105,7 @@ def reprojection_maps(
     compared = least.isfinite()
     theirs, agreed, parallax = sample(around.swept.flatten(0, 1), half.detach()).unbind(1)
     gap = (twice(log_inverse) - z.clamp(min=MIN_Z).log() - theirs).abs()
-    sure = agreed * parallax * valid * twice(still) * (gap.detach() < LOG_CLAMP)
+    sure = agreed * parallax * valid * twice(still) * (gap.detach() < OCCLUDED_LOG)
     return {
         "photometric": (torch.where(compared, least, 0.0), still * compared),
         "consistency": (pairs(gap), pairs(sure)),

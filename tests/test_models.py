@@ -154,6 +154,13 @@ def test_a_checkpoint_gives_back_the_same_network(model, tmp_path):
         assert torch.equal(model(frames).depth, again(frames).depth)
 
 
+def test_the_same_network_gives_the_same_bytes(model, tmp_path):
+    """Or a stage that is run again would make all its readers run again."""
+    for number in range(8):
+        save_model(model, tmp_path / f"{number}.safetensors", {"stage": "test", "steps": 3, "seed": 0})
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_a_missing_and_a_damaged_checkpoint_are_named(model, tmp_path):
     with pytest.raises(FileNotFoundError, match="none.safetensors does not exist"):
         load_model(tmp_path / "none.safetensors")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ss3d_lib.geometry import inside, sample
@@ -69,9 +69,9 @@ def plane_sweeps(
     ]
     sweeps = []
     for cost, exists in zip(torch.stack(costs, dim=1), choices):
-        total = semi_global(cost, half)
-        log_inverse = lowest(total, logs) + middle.log()[:, None, None]
-        alike = cost.gather(1, total.argmin(1, keepdim=True))[:, 0] < MATCH
+        log_offset, plane = lowest(semi_global(cost, half), logs)
+        log_inverse = log_offset + middle.log()[:, None, None]
+        alike = cost.gather(1, plane)[:, 0] < MATCH
         agreed, parallax = confirmed(log_inverse, replace(views, exists=exists), middle)
         sweeps.append(Sweep(log_inverse, agreed * alike, parallax))
     return sweeps
@@ -144,13 +144,15 @@ def shifted(x: Float[Tensor, "*B n"], places: int) -> Float[Tensor, "*B n"]:
     return F.pad(x, (places, -places)) if places else x
 
 
-def lowest(cost: Float[Tensor, "F D h w"], logs: Float[Tensor, "D"]) -> Float[Tensor, "F h w"]:
-    """The value with the lowest cost, between the planes by a parabola through three of them."""
+def lowest(
+    cost: Float[Tensor, "F D h w"], logs: Float[Tensor, "D"]
+) -> tuple[Float[Tensor, "F h w"], Int[Tensor, "F 1 h w"]]:
+    """The value with the lowest cost, between the planes by a parabola through three of them, and the plane it is nearest to."""
     best = cost.argmin(1, keepdim=True)
     middle = best.clamp(1, len(logs) - 2)
     left, here, right = (cost.gather(1, middle + offset) for offset in (-1, 0, 1))
     offset = ((left - right) / (2 * (left - 2 * here + right)).clamp(min=1e-6)).clamp(-0.5, 0.5)
-    return (logs[best] + (logs[1] - logs[0]) * offset * (best == middle))[:, 0]
+    return (logs[best] + (logs[1] - logs[0]) * offset * (best == middle))[:, 0], best
 
 
 def confirmed(
