@@ -57,26 +57,25 @@ import torch
 from ss3d_lib import distillation as distil
 from ss3d_lib import experts, pareto, plots
 from ss3d_lib.checkpoints import load_model, save_model
-from ss3d_lib.data import generator, load_shots
+from ss3d_lib.data import generator
 from ss3d_lib.files import write_json
-from ss3d_lib.joint import Terms, draw_batch
+from ss3d_lib.joint import draw_batch
 from ss3d_lib.models.triangulation import as_channels
-from ss3d_lib.training import Plan, train
 
 # %%
 torch.set_num_threads(threads)
 torch.manual_seed(seed)
 plots.use_style()
 out, work, figures = Path("results/distill"), Path(".scratch/distill/training"), Path("results/distill/figures")
-judges = Path("results/experts/judges")
-shots = load_shots("results/curate", "results/score", "results/stage1/cameras", "results/stage2/stereo")
-shots += load_shots(judges, judges, judges / "cameras", judges / "stereo")  # they have no weight in any sampler
-found = experts.load_clusters("results/experts/clusters.csv", shots)
-weights = Path("results/experts/weights")
-teachers = [load_model(weights / f"expert_{k}.safetensors").depth_net for k in range(found.count)]
-student = load_model("results/stage2/model.safetensors")
-terms = Terms(triangulation, uncertainty, smoothness, single_image=single_image, min_crop=min_crop)
-sampling = [found.sampling(shots, k) for k in range(found.count)]
+school = distil.load_school(Path("results"))
+student, teachers, shots, found = school.student, school.teachers, school.shots, school.clusters
+recipe = distil.Recipe(
+    triangulation, uncertainty, smoothness, single_image=single_image, min_crop=min_crop, clusters=clusters, images=images,
+    distillation=distillation, gradients=gradients, steps=steps, learning_rate=learning_rate, self_steps=self_steps,
+    self_images=self_images, self_weight=self_weight, self_single_image=self_single_image, momentum=momentum, gate=gate,
+)  # fmt: skip
+terms = recipe.terms
+sampling = school.sampling
 
 # %% [markdown]
 # ## Teacher and student see different things
@@ -140,18 +139,7 @@ print(f"stage 2 {np.mean(errors['stage 2']):.4f}; the experts at home {np.mean(o
 # by the expert's certainty.
 
 # %%
-plan = Plan(steps, learning_rate=learning_rate, warmup_steps=max(1, steps // 10), seed=seed, gradients=gradients)
-
-
-def expert_loss(rng):
-    """The tasks of one batch."""
-    net = student.depth_net
-    return distil.cluster_tasks(net, teachers, shots, sampling, clusters, images, terms, distillation, rng)
-
-
-depends = experts.fingerprint(student, shots, *sampling, clusters, images, terms, distillation)
-depends += "".join(experts.fingerprint(teacher, []) for teacher in teachers)
-history = train(student.depth_net, expert_loss, plan, work / "experts", "distilling the experts", fingerprint=depends)
+history = distil.learn_from_experts(student, teachers, shots, sampling, recipe, seed, work / "experts")
 errors["student, phase 1"] = [experts.mean_error(student.depth_net, batches) for batches in judged]
 series = {name: history[name].to_numpy() for name in ("triangulation", "distillation", "gradient_norm")}
 plots.save_figure(plots.loss_curves(series, "student"), figures / "training.png")
@@ -162,17 +150,7 @@ plots.save_figure(plots.loss_curves(series, "student"), figures / "training.png"
 # are drawn by score to a power: where the signal is doubtful, so is the teacher.
 
 # %%
-pair = distil.SelfDistiller(student.depth_net, momentum)
-trust = distil.gated(shots, gate) * ~found.judge
-sparse = replace(terms, single_image=self_single_image)
-plan = Plan(self_steps, learning_rate=learning_rate / 2, warmup_steps=max(1, self_steps // 10), seed=seed + 1)
-self_history = train(
-    pair,
-    lambda rng: pair.loss(shots, trust, self_images, sparse, self_weight, rng),
-    plan, work / "self", "self-distillation", parameters=pair.student.parameters(),
-    fingerprint=experts.fingerprint(student, shots, trust, self_images, sparse, self_weight, momentum),
-)  # fmt: skip
-student.depth_net = pair.teacher.requires_grad_(True)  # the running mean is the steadier of the two
+self_history = distil.learn_from_itself(student, shots, school.trust(gate), recipe, seed, work / "self")
 errors["student"] = [experts.mean_error(student.depth_net, batches) for batches in judged]
 series = {name: self_history[name].to_numpy() for name in ("triangulation", "distillation")}
 plots.save_figure(plots.loss_curves(series, "self-distillation"), figures / "self_training.png")

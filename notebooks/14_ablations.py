@@ -142,8 +142,8 @@ measured = {name: found[index * seeds : (index + 1) * seeds] for index, name in 
 
 # %%
 block = ablations.summarise(measured)
-(out / "table.md").write_text(ablations.table(block) + "\n", encoding="utf-8")
-Markdown(ablations.table(block))
+(out / "table.md").write_text(report.ablation_table(block) + "\n", encoding="utf-8")
+Markdown(report.ablation_table(block))
 
 # %%
 columns = {key: report.COLUMNS[key][:2] for key in ablations.KEYS}
@@ -191,8 +191,8 @@ levels.round(3)
 # %% tags=["solution"]
 made_up = {"full": [0.20, 0.21, 0.22], "other": [0.22, 0.23, 0.24]}
 pair = ablations.summarise({name: [{"absrel_median": value} for value in values] for name, values in made_up.items()})
-print(ablations.sentence(pair["other"]))
-assert abs(ablations.in_spreads(pair["other"], "absrel_median") - 2) < 1e-6
+print(report.sentence(pair["other"]))
+assert abs(report.in_spreads(pair["other"], "absrel_median") - 2) < 1e-6
 
 # %% tags=["solution"]
 import numpy as np
@@ -203,4 +203,4 @@ print("grey levels left:", {kind: len(left) for kind, left in darker.items()})
 assert len(darker["gain"]) < len(darker["gamma"]), "a gain merges pairs everywhere, gamma only shadows: and keeps white"
 
 # %% [markdown]
-# Back to the map: [00 · Start here](00_start_here.ipynb)
+# Next: [15 · Ablations of the student](15_student_ablations.ipynb)

@@ -1,22 +1,24 @@
 """What each idea of the recipe is worth: stage 2 with one thing changed, over seeds; and the student on bad pictures.
 
-A row of params.yaml, section ablations, changes keys of the sections score, stage1 and stage2. Every (row, seed) is one
-job, whose figures wait in a small JSON, so that a stopped run goes on (notebook 14).
+A row of params.yaml, section ablations, changes keys of the sections score, stage1 and stage2 (notebook 14); one of the
+section student_ablations changes keys of distill (notebook 15). Every (row, seed) is one job, whose figures wait in a small
+JSON, so that a stopped run goes on.
 """
 
+import copy
 import dataclasses
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ss3d_lib import evaluate
+from ss3d_lib import distillation, evaluate
 from ss3d_lib.checkpoints import load_model
 from ss3d_lib.curation import read_rows
 from ss3d_lib.curriculum import sampling_weights
@@ -31,14 +33,14 @@ from ss3d_lib.models.camera import FocalHead
 from ss3d_lib.params import check_keys, check_types
 from ss3d_lib.predict import predict_frames
 from ss3d_lib.progress import progress
-from ss3d_lib.report import COLUMNS
+from ss3d_lib.report import REFERENCE_ROWS
 from ss3d_lib.rivals import seed_spread
 from ss3d_lib.score import score_shots
 from ss3d_lib.stereo import sweep_all
 from ss3d_lib.training import Plan, train
 
-FULL = "full"
-"""The row that changes nothing."""
+FULL, STUDENT = REFERENCE_ROWS
+"""The rows that change nothing, of stage 2 and of distillation."""
 
 KEYS = ("absrel_median", "focal_relerr", "dir_deg")
 """What a row is judged by; less is better."""
@@ -47,6 +49,9 @@ KEYS = ("absrel_median", "focal_relerr", "dir_deg")
 @dataclass(frozen=True)
 class Recipe(Terms):
     """How a row is trained: the terms of stage 2, its curriculum, and what its shots and cameras come from."""
+
+    SECTIONS: ClassVar = ("score", "stage1", "stage2")
+    REFERENCE: ClassVar = FULL
 
     easy_share: float = 0.5  # 1 is no curriculum
     curriculum: float = 0.5
@@ -60,20 +65,36 @@ class Recipe(Terms):
         return self.single_image < 1
 
 
-def recipes(rows: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Recipe]:
-    """{row: recipe}: the values of params.yaml (its sections) with the row's changes in their place.
+@dataclass(frozen=True)
+class StudentRecipe(distillation.Recipe):
+    """How a student is made: notebook 06 from the networks of notebooks 04 and 05, or from the first alone."""
+
+    SECTIONS: ClassVar = ("distill",)
+    REFERENCE: ClassVar = STUDENT
+
+    experts: bool = True  # whether the teachers are the experts, or stage 2's network stands in for each
+
+
+R = TypeVar("R", Recipe, StudentRecipe)
+
+
+def recipes(
+    rows: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Mapping[str, Any]], kind: type[R] = Recipe
+) -> dict[str, R]:
+    """{row: recipe}: the values of params.yaml (of the sections of that kind) with the row's changes in their place.
 
     Raises:
-        ParamsError: a change of a key that no recipe has, or of another type. ValueError: no row FULL without changes.
+        ParamsError: a change of a key that no recipe has, or of another type.
+        ValueError: no reference row without changes.
     """
-    if rows.get(FULL) != {}:
-        raise ValueError(f"ablations, rows: the first comparison needs a row {FULL!r} without changes: add `{FULL}: {{}}`")
-    known = sections["score"] | sections["stage1"] | sections["stage2"]
-    usual = {field.name: known.get(field.name, field.default) for field in dataclasses.fields(Recipe)}
+    if rows.get(kind.REFERENCE) != {}:
+        raise ValueError(f"rows: comparisons need a row {kind.REFERENCE!r} without changes: add `{kind.REFERENCE}: {{}}`")
+    known = {key: value for section in kind.SECTIONS for key, value in sections[section].items()}
+    usual = {field.name: known.get(field.name, field.default) for field in dataclasses.fields(kind)}
     for name, changes in rows.items():
-        check_keys(usual.keys() | changes.keys(), usual, f"ablations, row {name}", "ss3d_lib.ablations.Recipe")
-        check_types(changes, usual, f"ablations, row {name}")
-    return {name: Recipe(**(usual | changes)) for name, changes in rows.items()}
+        check_keys(usual.keys() | changes.keys(), usual, f"row {name}", f"ss3d_lib.ablations.{kind.__name__}")
+        check_types(changes, usual, f"row {name}")
+    return {name: kind(**(usual | changes)) for name, changes in rows.items()}
 
 
 @dataclass(frozen=True)
@@ -196,6 +217,29 @@ def train_row(name: str, recipe: Recipe, seed: int, sources: Sources, start: str
     return model.eval()
 
 
+def run_student(name: str, recipe: StudentRecipe, seed: int, results: Path, judging: Judging, folder: Path) -> dict[str, float]:
+    """Make a student with one seed and judge it, as `run_seed` does.
+
+    Args:
+        results: where the stages wrote.
+    """
+    torch.set_num_threads(1)
+    return once(folder / "figures.json", lambda: judge(train_student(recipe, seed, results, folder), True, judging, name))
+
+
+def train_student(recipe: StudentRecipe, seed: int, results: Path, folder: Path) -> ClipNet:
+    """Both phases of notebook 06 under a recipe; a phase of no steps is left out."""
+    school = distillation.load_school(results)
+    student = school.student
+    teachers = school.teachers if recipe.experts else [copy.deepcopy(student.depth_net).eval()] * school.clusters.count
+    if recipe.steps:
+        distillation.learn_from_experts(student, teachers, school.shots, school.sampling, recipe, seed, folder / "experts")
+    if recipe.self_steps:
+        trust = school.trust(recipe.gate)
+        distillation.learn_from_itself(student, school.shots, trust, recipe, seed, folder / "self")
+    return student.eval()
+
+
 def judge(model: ClipNet, sees_evidence: bool, judging: Judging, label: str) -> dict[str, float]:
     """The figures of a network by the protocol of notebook 07, pooled over the clips."""
     if not sees_evidence:
@@ -227,53 +271,19 @@ def robustness(
 
 
 def summarise(measured: Mapping[str, Sequence[dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """{row: of each of KEYS mean, std, least and greatest over its seeds, and what `against_full` says}."""
+    """{row: of each of KEYS mean, std, least and greatest over its seeds, and what `against` says of the first row}."""
     spreads = {row: seed_spread(figures, KEYS) for row, figures in measured.items()}
-    return {row: spread | against_full(spread, spreads[FULL]) for row, spread in spreads.items()}
+    first = next(iter(spreads))
+    return {row: spread | against(spread, spreads[first]) for row, spread in spreads.items()}
 
 
-def against_full(row: Mapping[str, float], full: Mapping[str, float]) -> dict[str, float]:
-    """KEY_difference of the means (positive: worse than full) and KEY_spread, the root mean square of the two stds."""
+def against(row: Mapping[str, float], first: Mapping[str, float]) -> dict[str, float]:
+    """KEY_difference of the means (positive: worse than the first) and KEY_spread, the root mean square of the two stds."""
     found = {}
-    for key in [key for key in KEYS if f"{key}_mean" in row and f"{key}_mean" in full]:
-        found[f"{key}_difference"] = row[f"{key}_mean"] - full[f"{key}_mean"]
-        found[f"{key}_spread"] = float(np.hypot(row[f"{key}_std"], full[f"{key}_std"]) / np.sqrt(2))
+    for key in [key for key in KEYS if f"{key}_mean" in row and f"{key}_mean" in first]:
+        found[f"{key}_difference"] = row[f"{key}_mean"] - first[f"{key}_mean"]
+        found[f"{key}_spread"] = float(np.hypot(row[f"{key}_std"], first[f"{key}_std"]) / np.sqrt(2))
     return found
-
-
-def in_spreads(row: Mapping[str, float], key: str) -> float:
-    """The difference to full in units of the spread; infinite where the seeds agree exactly and the rows do not."""
-    difference, spread = row[f"{key}_difference"], row[f"{key}_spread"]
-    return difference / spread if spread else float(np.sign(difference)) * np.inf if difference else 0.0
-
-
-def sentence(row: Mapping[str, float]) -> str:
-    """Of each figure, whether the difference to full exceeds its spread."""
-    if row["seeds"] < 2:
-        return "One seed: the spread is not known."
-    parts = []
-    for key in [key for key in KEYS if f"{key}_difference" in row]:
-        title, factor, decimals = COLUMNS[key]
-        times = in_spreads(row, key)
-        size = f"{factor * abs(row[f'{key}_difference']):.{decimals + 1}f}"
-        changed = f"{'worse' if times > 0 else 'better'} by {size}, {abs(times):.1f} times the spread"
-        parts.append(f"{title} {changed if abs(times) > 1 else 'differs by no more than the spread'}")
-    return "; ".join(parts) + "."
-
-
-def table(block: Mapping[str, Mapping[str, float]]) -> str:
-    """The markdown table: mean ± spread over seeds of each row, its difference to full in spreads, and its sentence."""
-    keys = [key for key in KEYS if f"{key}_mean" in block[FULL]]
-    heading = ["row", *(title for key in keys for title in (COLUMNS[key][0], "in spreads"))]
-    lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
-    for name, row in block.items():
-        cells = [f"**{name.replace('_', ' ')}**" + ("" if name == FULL else f"<br>{sentence(row)}")]
-        for key in keys:
-            _, factor, decimals = COLUMNS[key]
-            mean, std = (f"{factor * row[f'{key}_{part}']:.{decimals + 1}f}" for part in ("mean", "std"))
-            cells += [f"{mean} ± {std}", "" if name == FULL else f"{in_spreads(row, key):+.1f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def bars(block: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

@@ -5,18 +5,120 @@ degraded part of it or none, and is pulled towards what the teacher says.
 """
 
 import copy
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ss3d_lib.data import Shot
+from ss3d_lib.checkpoints import load_model
+from ss3d_lib.data import Shot, load_shots
+from ss3d_lib.experts import Clusters, fingerprint, load_clusters
 from ss3d_lib.joint import DepthBatch, Terms, draw_batch, prediction_terms
 from ss3d_lib.losses import LOG_CLAMP
+from ss3d_lib.models import ClipNet
 from ss3d_lib.models.triangulation import as_channels
+from ss3d_lib.training import Plan, train
 from ss3d_lib.twoview import weighted_median
+
+
+@dataclass(frozen=True)
+class Recipe(Terms):
+    """Both phases: the terms of stage 2, and what else the section `distill` of params.yaml says."""
+
+    clusters: int = 3
+    images: int = 24
+    distillation: float = 0.2
+    gradients: str = "pareto"
+    steps: int = 40
+    learning_rate: float = 2e-4
+    self_steps: int = 30
+    self_images: int = 12
+    self_weight: float = 0.2
+    self_single_image: float = 0.5
+    momentum: float = 0.95
+    gate: float = 2.0
+
+    @property
+    def terms(self) -> Terms:
+        """Those of stage 2 alone."""
+        return Terms(*(getattr(self, field.name) for field in dataclasses.fields(Terms)))
+
+
+@dataclass(frozen=True)
+class School:
+    """The student as stage 2 left it, its teachers (a depth network per cluster), and the shots with their clusters.
+
+    The judges are among the shots; they have no weight in any sampler.
+    """
+
+    student: ClipNet
+    teachers: list[nn.Module]
+    shots: list[Shot]
+    clusters: Clusters
+
+    @property
+    def sampling(self) -> list[np.ndarray]:
+        """Sampler weights over the shots, of each cluster."""
+        return [self.clusters.sampling(self.shots, k) for k in range(self.clusters.count)]
+
+    def trust(self, power: float) -> np.ndarray:
+        """Sampler weights score^power: a mean of one's own opinions is only worth hearing where there is a signal."""
+        return np.array([shot.score for shot in self.shots]) ** power * ~self.clusters.judge
+
+
+def load_school(results: Path) -> School:
+    """What the stages wrote below `results`."""
+    judges = results / "experts/judges"
+    shots = load_shots(results / "curate", results / "score", results / "stage1/cameras", results / "stage2/stereo")
+    shots += load_shots(judges, judges, judges / "cameras", judges / "stereo")
+    clusters = load_clusters(results / "experts/clusters.csv", shots)
+    weights = results / "experts/weights"
+    teachers = [load_model(weights / f"expert_{k}.safetensors").depth_net for k in range(clusters.count)]
+    return School(load_model(results / "stage2/model.safetensors"), teachers, shots, clusters)
+
+
+def learn_from_experts(
+    student: ClipNet, teachers: Sequence[nn.Module], shots: list[Shot], sampling: Sequence[np.ndarray], recipe: Recipe,
+    seed: int, folder: Path,
+) -> pd.DataFrame:
+    """Phase 1: train the student's depth network on batches of several clusters, each with its own teacher; the history.
+
+    Args:
+        teachers, sampling: as in `cluster_tasks`. folder: where the rolling checkpoint lies.
+    """
+    plan = _plan(recipe.steps, recipe.learning_rate, seed, recipe.gradients)
+    net, settings = student.depth_net, (recipe.clusters, recipe.images, recipe.terms, recipe.distillation)
+    loss = lambda rng: cluster_tasks(net, teachers, shots, sampling, *settings, rng)  # noqa: E731
+    depends = fingerprint(student, shots, *sampling, *settings) + "".join(fingerprint(teacher, []) for teacher in teachers)
+    return train(net, loss, plan, folder, "distilling the experts", fingerprint=depends)
+
+
+def learn_from_itself(student: ClipNet, shots: list[Shot], trust: np.ndarray, recipe: Recipe, seed: int, folder: Path) -> pd.DataFrame:
+    """Phase 2: the student's depth network follows its running mean, which takes its place in the end; the history.
+
+    Args:
+        trust: sampler weights over the shots.
+    """
+    plan = _plan(recipe.self_steps, recipe.learning_rate / 2, seed + 1)
+    pair = SelfDistiller(student.depth_net, recipe.momentum)
+    sparse = dataclasses.replace(recipe.terms, single_image=recipe.self_single_image)
+    settings = shots, trust, recipe.self_images, sparse, recipe.self_weight
+    history = train(
+        pair, lambda rng: pair.loss(*settings, rng), plan, folder, "self-distillation",
+        parameters=pair.student.parameters(), fingerprint=fingerprint(student, *settings, recipe.momentum),
+    )  # fmt: skip
+    student.depth_net = pair.teacher.requires_grad_(True)  # the running mean is the steadier of the two
+    return history
+
+
+def _plan(steps: int, learning_rate: float, seed: int, gradients: str = "sum") -> Plan:
+    return Plan(steps, learning_rate=learning_rate, warmup_steps=max(1, steps // 10), seed=seed, gradients=gradients)
 
 
 def distillation_loss(
@@ -105,8 +207,3 @@ class SelfDistiller(nn.Module):
         with torch.no_grad():
             batch = draw_batch(shots, weights, images, terms, rng)
         return asymmetric_terms(self.student, self.teacher, batch, terms, weight)
-
-
-def gated(shots: Sequence[Shot], power: float) -> np.ndarray:
-    """Sampler weights score^power: a mean of one's own opinions is only worth hearing where there is a signal."""
-    return np.array([shot.score for shot in shots]) ** power

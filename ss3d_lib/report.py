@@ -1,7 +1,7 @@
 """From what the stages wrote to one summary, its tables, and the results block of README.md.
 
     python -m ss3d_lib.report        rewrites the blocks of README.md and docs/MODEL_CARD.md from results/compare/summary.json,
-                                     results/release/metrics.json and (where it was made) results/gallery/shots.csv, and
+                                     those of the release and the ablations and (where it was made) of the gallery, and
                                      copies the figures that README.md shows to docs/
 
 `results/compare/summary.json` is {row: {set: {metric: value}}} and "timings": {stage: seconds}: the one place that
@@ -26,6 +26,7 @@ RELEASE = Path("results/release/metrics.json")
 GALLERY = Path("results/gallery/shots.csv")
 RESULTS = ("<!-- results: made by `python -m ss3d_lib.report` -->", "<!-- results: end -->")
 CARD = ("<!-- model card: made by `python -m ss3d_lib.report` -->", "<!-- model card: end -->")
+IDEAS = ("<!-- ablations: made by `python -m ss3d_lib.report` -->", "<!-- ablations: end -->")
 VIDEOS = ("<!-- your videos: made by `python -m ss3d_lib.report` -->", "<!-- your videos: end -->")
 
 COLUMNS = {
@@ -50,7 +51,13 @@ SETS = ("embedded_test", "embedded_val", "hololens_office", "redkitchen", "kitti
 MEASURED_APART = ("baselines", "rivals")
 """Stages that measure rows which have no checkpoint."""
 
-APART = ("release", "rivals", "ablations")
+ABLATIONS = ("ablations", "student_ablations")
+"""Stages that take one idea out at a time."""
+
+REFERENCE_ROWS = ("full", "student")
+"""Of each of them, the row that changes nothing."""
+
+APART = ("release", "rivals", *ABLATIONS)
 """Stages that `make repro` does not run: their minutes are not its minutes."""
 
 PICTURES = {
@@ -218,6 +225,50 @@ def card_block(summary: dict[str, Any], made: dict[str, Any], row: str = "releas
                         "intervals over shots in brackets; an embedded set has many shots, a real sequence is one."])  # fmt: skip
 
 
+def in_spreads(row: dict[str, float], key: str) -> float:
+    """The difference to the reference row in units of the spread; infinite where the seeds agree exactly and the rows do not."""
+    difference, spread = row[f"{key}_difference"], row[f"{key}_spread"]
+    return difference / spread if spread else float(np.sign(difference)) * np.inf if difference else 0.0
+
+
+def sentence(row: dict[str, float]) -> str:
+    """Of each figure, whether the difference to the reference row exceeds its spread."""
+    if row["seeds"] < 2:
+        return "One seed: the spread is not known."
+    parts = []
+    for key in [key for key in COLUMNS if f"{key}_difference" in row]:
+        title, factor, decimals = COLUMNS[key]
+        times = in_spreads(row, key)
+        size = f"{factor * abs(row[f'{key}_difference']):.{decimals + 1}f}"
+        changed = f"{'worse' if times > 0 else 'better'} by {size}, {abs(times):.1f} times the spread"
+        parts.append(f"{title} {changed if abs(times) > 1 else 'differs by no more than the spread'}")
+    return "; ".join(parts) + "."
+
+
+def ablation_table(block: dict[str, dict[str, float]]) -> str:
+    """The markdown table of `ablations.summarise`: mean ± spread over seeds of each row, its difference to the reference row
+    in spreads, and its sentence."""
+    first = next(name for name in REFERENCE_ROWS if name in block)
+    keys = [key for key in COLUMNS if f"{key}_mean" in block[first]]
+    heading = ["row", *(title for key in keys for title in (COLUMNS[key][0], "in spreads"))]
+    lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
+    for name, row in sorted(block.items(), key=lambda item: item[0] != first):
+        cells = [f"**{name.replace('_', ' ')}**" + ("" if name == first else f"<br>{sentence(row)}")]
+        for key in keys:
+            _, factor, decimals = COLUMNS[key]
+            mean, std = (f"{factor * row[f'{key}_{part}']:.{decimals + 1}f}" for part in ("mean", "std"))
+            cells += [f"{mean} ± {std}", "" if name == first else f"{in_spreads(row, key):+.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def ablations_block(results: str | Path) -> str:
+    """The tables of the stages that take an idea out, of those whose figures are there."""
+    paths = [Path(results) / stage / "metrics.json" for stage in ABLATIONS]
+    tables = [ablation_table(read_json(path)["rows"]) for path in paths if path.is_file()]
+    return "\n\n".join([*tables, "Mean ± standard deviation over the seeds, on the validation split; the first row changes nothing."])
+
+
 def replace_block(text: str, block: str, marks: tuple[str, str] = RESULTS) -> str:
     """A text with a new block between two marks. Raises ReportError where one is missing."""
     before, start, rest = text.partition(marks[0])
@@ -251,6 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = replace_block(options.readme.read_text(encoding="utf-8"), results_block(summary))
         if options.gallery.is_file():
             text = replace_block(text, videos_block(pd.read_csv(options.gallery)), VIDEOS)
+        text = replace_block(text, ablations_block(options.summary.parent.parent), IDEAS)
         card = options.card.read_text(encoding="utf-8")
         if options.release.is_file():
             card = replace_block(card, card_block(summary, read_json(options.release)), CARD)

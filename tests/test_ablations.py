@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_evaluate import make_clip
 
-from ss3d_lib import ablations, evaluate
+from ss3d_lib import ablations, evaluate, report
 from ss3d_lib.degradations import INTACT, degrade
 from ss3d_lib.files import write_json
 from ss3d_lib.params import ParamsError, load_sections
@@ -100,22 +100,22 @@ def test_mean_spread_and_difference_to_full():
     row = block["worse"]
     assert row["absrel_median_mean"] == pytest.approx(0.24) and row["absrel_median_std"] == pytest.approx(0.01)
     assert row["absrel_median_difference"] == pytest.approx(0.03) and row["absrel_median_spread"] == pytest.approx(0.01)
-    assert ablations.in_spreads(row, "absrel_median") == pytest.approx(3)
-    assert ablations.sentence(row) == "AbsRel worse by 0.0300, 3.0 times the spread."
-    assert ablations.sentence(block["alike"]) == "AbsRel differs by no more than the spread."
-    assert ablations.sentence(block["better"]).startswith("AbsRel better by 0.1000, 10.0 times")
+    assert report.in_spreads(row, "absrel_median") == pytest.approx(3)
+    assert report.sentence(row) == "AbsRel worse by 0.0300, 3.0 times the spread."
+    assert report.sentence(block["alike"]) == "AbsRel differs by no more than the spread."
+    assert report.sentence(block["better"]).startswith("AbsRel better by 0.1000, 10.0 times")
 
 
 def test_the_spread_of_one_seed_is_not_known_and_equal_seeds_have_none():
     block = made_up(full=[0.2], other=[0.3])
-    assert "not known" in ablations.sentence(block["other"])
+    assert "not known" in report.sentence(block["other"])
     block = made_up(full=[0.2, 0.2], same=[0.2, 0.2], other=[0.3, 0.3])
-    assert ablations.in_spreads(block["same"], "absrel_median") == 0
-    assert ablations.in_spreads(block["other"], "absrel_median") == np.inf and "worse" in ablations.sentence(block["other"])
+    assert report.in_spreads(block["same"], "absrel_median") == 0
+    assert report.in_spreads(block["other"], "absrel_median") == np.inf and "worse" in report.sentence(block["other"])
 
 
 def test_the_table_has_a_line_with_a_sentence_for_each_row():
-    lines = ablations.table(made_up(full=[0.20, 0.22], no_filter=[0.25, 0.26])).splitlines()
+    lines = report.ablation_table(made_up(full=[0.20, 0.22], no_filter=[0.25, 0.26])).splitlines()
     assert lines[0] == "| row | AbsRel | in spreads |" and len(lines) == 4
     assert lines[2].startswith("| **full** | 0.2100 ± 0.0141 |  |")
     assert lines[3].startswith("| **no filter**<br>AbsRel worse by 0.0450, ") and lines[3].count("|") == lines[0].count("|")
