@@ -97,13 +97,14 @@ pd.DataFrame(facts, columns=["shot", "frames", "train on", "stride", "score", "f
 
 # %%
 starts = {"student": student, "stage 2": stage2, "scratch": ClipNet(student.size).eval()}
+judge = lambda net: experts.mean_error(net.depth_net, held_out)  # noqa: E731
 adapted, curves = {}, {}
 for name, start in starts.items():
     rate = scratch_rate if name == "scratch" else learning_rate
     warmup = max(1, steps // 10)
     plan = Plan(steps, learning_rate=rate, warmup_steps=warmup, seed=seed, save_every=measure_every)
     folder = work / name.replace(" ", "")
-    adapted[name], curves[name] = finetuning.adapt(start, early, held_out, images, terms, plan, folder, f"from {name}")
+    adapted[name], curves[name] = finetuning.adapt(start, early, judge, images, terms, plan, folder, f"from {name}")
 drawn = {name: (curve.step.to_numpy(), curve.error.to_numpy()) for name, curve in curves.items()}
 plots.save_figure(plots.learning_curves(drawn, "step", "held-out |log error| of depth"), figures / "curves.png")
 

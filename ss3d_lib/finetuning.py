@@ -1,7 +1,7 @@
 """Adaptation to one target video without labels: its shots, a split in time, and the runs (notebook 08)."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +11,17 @@ import torch
 
 from ss3d_lib.curation import CurateSettings, curate_video
 from ss3d_lib.data import Shot, generator, save_cameras, save_stereo
-from ss3d_lib.experts import HELD_OUT_SEED, fingerprint, mean_error
+from ss3d_lib.experts import HELD_OUT_SEED, fingerprint
 from ss3d_lib.flow import to_cache, write_cache
 from ss3d_lib.intrinsics import estimate_cameras
 from ss3d_lib.jobs import run_jobs
 from ss3d_lib.joint import DepthBatch, Terms, joint_loss, make_batch
 from ss3d_lib.models import ClipNet
 from ss3d_lib.score import score_row
+from ss3d_lib.signal import shot_signal
 from ss3d_lib.stereo import sweep_shot
 from ss3d_lib.training import Plan, train
-from ss3d_lib.video import find_videos
+from ss3d_lib.video import find_videos, to_working
 
 
 def target_shots(
@@ -57,9 +58,27 @@ def video_shots(video: str, settings: CurateSettings, min_score: float) -> tuple
         row = score_row(curated.row, curated.frames, min_score)
         reasons.append(f"{row.shot}: {row.reason or 'kept'}")
         if row.kept:
-            shot = Shot(row.shot, row.video, row.score, row.stride, curated.frames, *to_cache(curated.frames, row.stride))
-            shots.append(sweep_shot(replace(shot, cameras=estimate_cameras(shot))))
+            shots.append(ready_shot(row.shot, row.video, row.score, row.stride, curated.frames))
     return shots, reasons
+
+
+def frames_shot(name: str, frames: np.ndarray, min_score: float) -> Shot:
+    """One shot to adapt to, from its frames (T, H, W, 3) uint8 RGB of any size: no cut, no black bars.
+
+    Raises:
+        ValueError: it has no multi-view signal; the message names the reason.
+    """
+    working, _, _ = to_working(frames)
+    found = shot_signal(working, min_score)
+    if found.reason:
+        raise ValueError(f"{name}: no shot to adapt to ({found.reason}): give frames of a moving camera")
+    return ready_shot(name, name, found.score, found.stride, working)
+
+
+def ready_shot(name: str, video: str, score: float, stride: int, frames: np.ndarray) -> Shot:
+    """A shot with all that training reads, from its frames at the working size: flow, cameras, evidence."""
+    shot = Shot(name, video, score, stride, frames, *to_cache(frames, stride))
+    return sweep_shot(replace(shot, cameras=estimate_cameras(shot)))
 
 
 def save_shots(folder: Path, shots: Sequence[Shot]) -> None:
@@ -101,22 +120,23 @@ def last_frames(shots: Sequence[Shot], share: float, terms: Terms, per_shot: int
 
 
 def adapt(
-    model: ClipNet, shots: list[Shot], held_out: list[DepthBatch], images: int, terms: Terms, plan: Plan, folder: Path, label: str
+    model: ClipNet, shots: list[Shot], judge: Callable[[ClipNet], float], images: int, terms: Terms, plan: Plan, folder: Path, label: str
 ) -> tuple[ClipNet, pd.DataFrame]:
     """A copy of the model whose depth network was trained on the shots; and its learning curve (step, error).
 
-    The curve starts at step 0, before any training, and has a row per rolling checkpoint.
+    The curve is what `judge` says of the network (the less the better), and nothing is chosen by it; it starts at step 0,
+    before any training, and has a row per rolling checkpoint.
     """
     adapted = copy.deepcopy(model)
     weights = np.array([shot.score * len(shot.frames) for shot in shots])
-    before = mean_error(adapted.depth_net, held_out)
+    before = judge(adapted)
     history = train(
         adapted.depth_net, lambda rng: joint_loss(adapted, shots, weights, images, terms, rng), plan, folder, label,
         fingerprint=fingerprint(model, shots, weights, images, terms),
-        measure=lambda: {"held_out": mean_error(adapted.depth_net, held_out)},
+        measure=lambda: {"judged": judge(adapted)},
     )
-    measured = history[["step", "held_out"]].dropna()
-    curve = pd.DataFrame({"step": [0, *(measured.step + 1)], "error": [before, *measured.held_out]})
+    measured = history[["step", "judged"]].dropna()
+    curve = pd.DataFrame({"step": [0, *(measured.step + 1)], "error": [before, *measured.judged]})
     return adapted, curve
 
 

@@ -1,5 +1,5 @@
 """The public sets' adapters, each on a tiny copy of its own layout that the test writes with known answers; and the parts of
-the benchmark of training, on tiny shots (what takes how long is not a test's matter)."""
+the benchmarks of training and adaptation, on tiny shots (what takes how long is not a test's matter)."""
 
 import sys
 import types
@@ -7,15 +7,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 import torch
 from scipy.spatial.transform import Rotation
 from test_distillation import made_shot
 
-from benchmarks import training
+from benchmarks import adaptation, training
 from ss3d_lib import joint
-from ss3d_lib.datasets import DatasetError, kitti, nyu, scenes, sintel, tum
+from ss3d_lib.datasets import DatasetError, EvalClip, kitti, nyu, scenes, sintel, tum
 from ss3d_lib.models.depth import DepthNet
 
 SIZE = (12, 20)
@@ -302,3 +303,44 @@ def test_missing_results_say_what_to_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="make repro"):
         training.stage2_shots()
+
+
+# --- what adaptation to one sequence is worth -------------------------------------------------------------------
+
+
+def test_only_the_second_half_judges():
+    frames = np.arange(8, dtype=np.uint8).repeat(12).reshape(8, 2, 2, 3)
+    poses, depth = np.stack([shifted(k) for k in range(8)]), np.arange(1.0, 5.0, dtype=np.float32).repeat(4).reshape(4, 2, 2)
+    clip = EvalClip("made", frames, np.tile(np.eye(3), (8, 1, 1)), poses, depth, np.array([0, 3, 4, 6]))
+    late = adaptation.later(clip, 4)
+    assert late.frames[:, 0, 0, 0].tolist() == [4, 5, 6, 7] and late.depth_frames.tolist() == [0, 2]
+    assert late.depth_m[:, 0, 0].tolist() == [3, 4] and late.poses_c2w[0, 0, 3] == 4 and len(late.intrinsics) == 4
+
+
+def test_adaptation_is_summed_up_over_seeds_and_against_the_last_of_scratch():
+    runs = {"student": ([0.4, 0.2, 0.3], [0.4, 0.3, 0.3]), "released": ([0.6, 0.5, 0.5],) * 2, "scratch": ([0.9, 0.5, 0.2], [0.9, 0.5, 0.4])}
+    curves = pd.DataFrame(
+        [(start, seed, 10 * k, error) for start, of in runs.items() for seed, errors in enumerate(of) for k, error in enumerate(errors)],
+        columns=["start", "seed", "step", "error"],
+    )
+    found = adaptation.summary(curves)
+    student = found["student"]
+    assert student["steps"] == [0, 10, 20] and student["absrel_median"] == pytest.approx([0.4, 0.25, 0.3])
+    assert student["spread"] == pytest.approx([0, 0.05, 0]) and student["improvement_over_zero_shot"] == pytest.approx(0.25)
+    assert student["best_improvement"] == pytest.approx(0.375)
+    assert student["steps_to_scratch"] == 10 and student["share_of_scratch_steps"] == 0.5
+    assert found["released"]["steps_to_scratch"] is None and found["scratch"]["steps_to_scratch"] == 20
+
+
+def test_adaptation_says_what_is_missing(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out.json")]
+    assert adaptation.main(["--sequence", str(tmp_path / "nowhere"), *out]) == 1
+    assert "error:" in (said := capsys.readouterr().err) and "nowhere" in said
+    for index in range(4):
+        write_image(tmp_path / f"seen/rgb/{index:06d}.png")
+    np.savetxt(tmp_path / "seen/intrinsics.txt", np.eye(3))
+    assert adaptation.main(["--sequence", str(tmp_path / "seen"), *out]) == 1
+    assert "no depth to judge by" in capsys.readouterr().err and not (tmp_path / "out.json").exists()
+    with pytest.raises(SystemExit) as stopped:
+        adaptation.main(["--help"])
+    assert stopped.value.code == 0 and "--seeds" in capsys.readouterr().out

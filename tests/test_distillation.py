@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from made_shots import make_shot
 from torch import nn
 
 from ss3d_lib import distillation, experts, finetuning, pareto
@@ -303,12 +304,22 @@ def test_adaptation_gives_a_learning_curve(tmp_path, model, shots):
     target = shots[:1]
     held_out = finetuning.last_frames(target, 0.7, TERMS)
     early = [finetuning.first_frames(shot, 0.7) for shot in target]
-    adapted, curve = finetuning.adapt(model, early, held_out, 4, TERMS, Plan(steps=8, **QUICK), tmp_path, "adapting")
+    judge = lambda net: experts.mean_error(net.depth_net, held_out)  # noqa: E731
+    adapted, curve = finetuning.adapt(model, early, judge, 4, TERMS, Plan(steps=8, **QUICK), tmp_path, "adapting")
     assert curve.step.tolist() == [0, 2, 4, 6, 8]
     assert curve.error.iloc[0] == pytest.approx(experts.mean_error(model.depth_net, held_out))
     assert curve.error.iloc[-1] == pytest.approx(experts.mean_error(adapted.depth_net, held_out))
     assert finetuning.steps_to_reach(curve, curve.error.iloc[0]) == 0
     assert np.isnan(finetuning.steps_to_reach(curve, 0.0))
+
+
+def test_frames_become_a_shot_or_a_reason():
+    frames = make_shot("multi_view", 3, frames=16)
+    shot = finetuning.frames_shot("kitchen", frames, 0.5)
+    assert shot.name == "kitchen" and shot.size == (144, 240) and len(shot.forward) == 16 - shot.stride
+    assert shot.stereo.full.shape == (16, 6, 72, 120) and shot.cameras.rotation[1].shape == (16 - shot.stride, 3, 3)
+    with pytest.raises(ValueError, match="kitchen: no shot to adapt to .*moving camera"):
+        finetuning.frames_shot("kitchen", frames[:1].repeat(16, 0), 0.5)
 
 
 def test_a_fingerprint_knows_weights_shots_and_settings(model, shots):
