@@ -33,6 +33,15 @@ def test_the_default_budget_is_a_third_of_stage_2_with_three_seeds():
     assert all(ours[key] == stage2[key] for key in ("images", "learning_rate"))
 
 
+@pytest.mark.parametrize("file", ["params.yaml", "params.smoke.yaml"])
+def test_the_student_row_is_the_section_distill_and_every_other_row_differs(file):
+    sections = load_sections(file)
+    planned = ablations.recipes(sections["student_ablations"]["rows"], sections, ablations.StudentRecipe)
+    student = planned.pop("student")
+    assert sections["distill"].items() <= vars(student).items()
+    assert student.experts and all(recipe != student for recipe in planned.values())
+
+
 def test_a_misspelt_change_and_a_missing_full_row_are_refused():
     with pytest.raises(ParamsError, match="unknown key 'photometrics'"):
         ablations.recipes({"full": {}, "row": {"photometrics": 1.0}}, SECTIONS)
@@ -81,6 +90,28 @@ def test_a_finished_seed_is_not_trained_again(tmp_path, monkeypatch):
     assert run() == first and len(trained) == 2
 
 
+def test_a_row_of_the_student_runs_the_phases_it_keeps_with_the_teachers_it_names(tmp_path, monkeypatch):
+    student, expert = (torch.nn.Module() for _ in range(2))
+    student.depth_net = torch.nn.Linear(1, 1)
+    clusters = dataclasses.make_dataclass("C", ["count"])(2)
+    school = dataclasses.make_dataclass("S", ["student", "teachers", "shots", "clusters", "sampling"])
+    school.trust = lambda self, power: np.ones(3) * power
+    monkeypatch.setattr(ablations.distillation, "load_school", lambda results: school(student, [expert] * 2, [], clusters, []))
+    done = []
+    phase_1 = lambda pupil, teachers, shots, sampling, recipe, seed, folder: done.append(("experts", teachers, seed))
+    phase_2 = lambda pupil, shots, trust, recipe, seed, folder: done.append(("self", trust[0], seed))
+    monkeypatch.setattr(ablations.distillation, "learn_from_experts", phase_1)
+    monkeypatch.setattr(ablations.distillation, "learn_from_itself", phase_2)
+    run = lambda **changes: ablations.train_student(ablations.StudentRecipe(**changes), 4, tmp_path, tmp_path)
+    assert run(gate=3.0) is student and not student.training
+    assert done == [("experts", [expert] * 2, 4), ("self", 3.0, 4)]
+    done.clear()
+    run(experts=False, self_steps=0)
+    (phase, teachers, _), = done
+    assert phase == "experts" and len(teachers) == 2 and expert not in teachers and not teachers[0].training
+    assert torch.equal(teachers[0].weight, student.depth_net.weight) and teachers[0] is not student.depth_net
+
+
 def test_a_blind_network_is_judged_by_the_picture_alone():
     net = lambda frames, evidence: (frames.mean(1), evidence.sum(1))
     seen, blind = torch.rand(2, 3, 4, 4), torch.ones(2, 5, 4, 4)
@@ -119,6 +150,15 @@ def test_the_table_has_a_line_with_a_sentence_for_each_row():
     assert lines[0] == "| row | AbsRel | in spreads |" and len(lines) == 4
     assert lines[2].startswith("| **full** | 0.2100 ± 0.0141 |  |")
     assert lines[3].startswith("| **no filter**<br>AbsRel worse by 0.0450, ") and lines[3].count("|") == lines[0].count("|")
+
+
+def test_the_block_of_readme_holds_the_tables_whose_figures_are_there(tmp_path):
+    for stage, row in (("ablations", "full"), ("student_ablations", "student")):
+        (tmp_path / stage).mkdir()
+        write_json(tmp_path / stage / "metrics.json", {"rows": made_up(**{row: [0.20, 0.22], "a_row": [0.25, 0.26]})})
+        text = report.ablations_block(tmp_path)
+        assert f"| **{row}** | 0.2100" in text and text.count("**a row**") == text.count("| row |")
+    assert text.count("| row |") == 2 and text.index("**full**") < text.index("**student**")
 
 
 def test_the_bars_reach_one_standard_deviation_both_ways():
