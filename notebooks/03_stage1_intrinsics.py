@@ -28,7 +28,7 @@
 # %% tags=["parameters"]
 seed = 0  # of initial weights and batches
 threads = 2  # cores of the reference machine
-size = "tiny"  # of the network: tiny, base, or any timm encoder's name
+size = "tiny"  # of the network: tiny, base, paper (table below), or any timm encoder's name; two cores train tiny in minutes
 sharpness = 400.0  # of the soft labels; of 100 to 3000 its 80 % intervals came nearest to 80 % on validation
 matcher_steps = 130  # the coarse error is flat from there on
 matcher_pairs = 8  # frame pairs a step: fills both cores
@@ -143,6 +143,17 @@ plots.save_figure(plots.histogram(groups, "focal length / longer image side"), f
 # At test time there is no cached flow: the network matches frames itself. A softmax over feature similarities gives a coarse
 # flow (supervised here by the cached, label-free one), Lucas-Kanade steps inside the forward pass make it sub-pixel, and a
 # small head learns how large the epipolar error of a match will be.
+#
+# Matcher and focal head are the same in every `size`; what differs is the encoder of the depth network, which stage 2 trains:
+#
+# | `size` | encoder, from random weights | parameters in all | time for the depth of 8 frames, `tiny` being 1 |
+# |---|---|---|---|
+# | `tiny` | ResNet-10-T | 6.0 million | 1 |
+# | `base` | ResNet-18 | 12.2 million | 1.3 |
+# | `paper` | ViT-S: 6 blocks within a frame, 6 over the clip, in turns (`models.vit`) | 22.4 million | 3.0 |
+#
+# The third has the paper's kind of trunk (VGGT's), not its width. Stage 2 draws images one by one, so what frames can tell each
+# other in this trunk is left to a training that draws clips.
 
 # %%
 torch.manual_seed(seed)

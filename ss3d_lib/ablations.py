@@ -153,9 +153,9 @@ class Blind(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, frames: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, frames: Tensor, evidence: Tensor, frames_per_clip: int = 1) -> tuple[Tensor, Tensor]:
         """Depth and its error from the pictures alone."""
-        return self.net(frames, torch.zeros_like(evidence))
+        return self.net(frames, torch.zeros_like(evidence), frames_per_clip)
 
 
 @dataclass(frozen=True)

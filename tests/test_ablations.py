@@ -113,7 +113,7 @@ def test_a_row_of_the_student_runs_the_phases_it_keeps_with_the_teachers_it_name
 
 
 def test_a_blind_network_is_judged_by_the_picture_alone():
-    net = lambda frames, evidence: (frames.mean(1), evidence.sum(1))
+    net = lambda frames, evidence, frames_per_clip: (frames.mean(1), evidence.sum(1))
     seen, blind = torch.rand(2, 3, 4, 4), torch.ones(2, 5, 4, 4)
     depth, rest = ablations.Blind(torch.nn.Identity()), None
     depth.net = torch.nn.Module()

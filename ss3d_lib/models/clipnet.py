@@ -30,7 +30,6 @@ from ss3d_lib.twoview import weighted_median
 TRUE_ERROR = 2.0  # times the errors that training sees, for evidence and target share mistakes; on validation 82 % in 80 %
 NEARER = 0.25  # standard errors nearer than its middle: of a wide belief the depth with the least relative error, on validation
 GAPS = (1, 2, 4)  # frame distances that are matched; the longer ones carry the parallax
-SIZES = {"tiny": "resnet10t", "base": "resnet18"}  # encoder of each named size; any timm name works
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class ClipNet(nn.Module):
         self.size = size
         self.matcher = Matcher()
         self.focal_head = FocalHead()
-        self.depth_net = DepthNet(SIZES.get(size, size))
+        self.depth_net = DepthNet(size)
 
     def forward(self, frames: Float[Tensor, "B N 3 H W"]) -> ClipPrediction:
         """Everything about the clips, from frames with values in [0, 1]."""
@@ -94,10 +93,10 @@ class ClipNet(nn.Module):
         return Observation(matches, solution, curve, summarise(curve, q - p, weight), candidates_px)
 
     def imagine(self, frames: Float[Tensor, "B N 3 H W"]) -> Float[Tensor, "F M"]:
-        """Log inverse depth that each picture alone suggests, at the grid of matches."""
-        height, width = frames.shape[-2:]
-        nothing = frames.new_zeros(frames.shape[0] * frames.shape[1], EVIDENCE_CHANNELS, height // 2, width // 2)
-        return pick_prior(self.depth_net(frames.flatten(0, 1), nothing)[0], height, width)
+        """Log inverse depth that the pictures alone suggest (the encoders of timm: each by itself), at the grid of matches."""
+        clips, count, _, height, width = frames.shape
+        nothing = frames.new_zeros(clips * count, EVIDENCE_CHANNELS, height // 2, width // 2)
+        return pick_prior(self.depth_net(frames.flatten(0, 1), nothing, count)[0], height, width)
 
     def explain(self, frames: Float[Tensor, "B N 3 H W"], seen: Observation, focal: FocalBelief) -> ClipPrediction:
         """Cameras and depth of the clips under a belief about their focal length."""
@@ -108,7 +107,7 @@ class ClipNet(nn.Module):
             found = triangulate(pairs)
             views = views_of(pairs, solution)
             evidence = fuse(found, plane_sweeps(frames.flatten(0, 1), views, middle_log(found).exp())[0])
-        log_inverse, log_std = self.depth_net(frames.flatten(0, 1), as_channels(centred(evidence)))
+        log_inverse, log_std = self.depth_net(frames.flatten(0, 1), as_channels(centred(evidence)), count)
         log_scale = frame_scales(evidence, log_inverse)
         resize = lambda x: F.interpolate(x[:, None], (height, width), mode="bilinear", align_corners=False).view(
             clips, count, height, width
