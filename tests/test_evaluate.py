@@ -255,8 +255,8 @@ def test_the_readme_block_is_replaced_and_nothing_else(tmp_path):
     write_results(tmp_path / "results")
     write_json(tmp_path / "summary.json", report.build_summary(tmp_path / "results"))
     readme = tmp_path / "README.md"
-    marks = "\nold\n".join(report.RESULTS), "\nkept\n".join(report.VIDEOS)
-    readme.write_text(f"before\n{marks[0]}\n{marks[1]}\nafter\n")
+    marks = "\nold\n".join(report.RESULTS), "\nold\n".join(report.IDEAS), "\nkept\n".join(report.VIDEOS)
+    readme.write_text("\n".join(["before", *marks, "after", ""]))
     gallery, card, release = tmp_path / "shots.csv", tmp_path / "CARD.md", tmp_path / "release.json"
     card.write_text("\nold\n".join(report.CARD))
     files = {"summary": tmp_path / "summary.json", "readme": readme, "gallery": gallery, "card": card, "release": release}

@@ -145,4 +145,5 @@ def test_a_change_of_distill_reruns_distill_and_its_readers(reproduced):
     planned = dvc(folder, "status").stdout
     (folder / "params.yaml").write_text(text)
     changed = [line for line in planned.splitlines() if line and not line.startswith("\t")]
-    assert changed == ["distill:", "release:"], planned  # release, frozen but for here, repeats distill with its parameters
+    readers = {"release:", "ablations/dvc.yaml:student_ablations:"}  # they repeat distill with its parameters
+    assert set(changed) == {"distill:"} | readers, planned
