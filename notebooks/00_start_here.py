@@ -346,7 +346,7 @@ pd.DataFrame(rows).T.round(3)
 # | epipolar line | where a pixel of one image may lie in another, whatever its depth |
 # | multi-view signal | evidence that a shot shows a rigid scene from several places (notebook 02) |
 # | expert, student | a network tuned to one kind of scene; the one network that learns from all experts |
-# | label-free | uses nothing but the videos; ground truth only ever measures |
+# | label-free | uses nothing but the videos: no weight ever sees a label. Ground truth measures; a few constants (such as how prices weigh in the sweep) were chosen with it, on validation |
 
 # %% [markdown]
 # ## Recap

@@ -21,7 +21,7 @@
 #
 # **Time and memory.** About two minutes for the embedded corpus on 2 cores, 1 GB; the smoke profile: seconds.
 #
-# **The number you should get.** About three quarters of the embedded shots are kept.
+# **The number you should get.** About two thirds of the embedded shots are kept.
 
 # %% tags=["parameters"]
 seed = 0  # every stage has it; scoring draws nothing at random

@@ -50,7 +50,7 @@ from ss3d_lib.checkpoints import save_model
 from ss3d_lib.data import frames_tensor, load_shots
 from ss3d_lib.files import write_json
 from ss3d_lib.models import ClipNet
-from ss3d_lib.training import Plan, train
+from ss3d_lib.training import Plan, fingerprint, train
 
 torch.set_num_threads(threads)
 torch.manual_seed(seed)
@@ -161,7 +161,8 @@ model = ClipNet(size)
 weights = np.array([shot.score for shot in shots])
 plan = Plan(matcher_steps, learning_rate=matcher_rate, seed=seed)
 loss = lambda rng: camera_losses.matcher_loss(model, shots, weights, matcher_pairs, refined_pairs, rng)
-history = train(model.matcher, loss, plan, work / "matcher", "matcher", fingerprint=tag)
+depends = fingerprint(model, shots, sharpness, matcher_pairs, refined_pairs)
+history = train(model.matcher, loss, plan, work / "matcher", "matcher", fingerprint=depends)
 series = {name: history[name].to_numpy() for name in ("flow", "coarse_error_px", "trust")}
 plots.save_figure(plots.loss_curves(series, "matcher"), figures / "matcher.png")
 
@@ -193,7 +194,8 @@ plots.save_figure(plots.map_panel([match_panel(shot) for shot in landscape]), fi
 # %%
 head_loss = lambda rng: camera_losses.focal_head_loss(model, shots, head_clips, rng)
 head_plan = Plan(head_steps, learning_rate=0.002, seed=seed, save_every=200)
-head = train(model.focal_head, head_loss, head_plan, work / "head", "focal head", fingerprint=tag)
+depends = fingerprint(model.focal_head, shots, sharpness, head_clips)
+head = train(model.focal_head, head_loss, head_plan, work / "head", "focal head", fingerprint=depends)
 head_series = {name: head[name].to_numpy() for name in ("loss", "entropy")}
 plots.save_figure(plots.loss_curves(head_series, "focal head"), figures / "focal_head.png")
 

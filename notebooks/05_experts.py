@@ -21,8 +21,8 @@
 #
 # **Time and memory.** Default: about 2 minutes on 2 cores, 3 GB. Smoke: about 15 s.
 #
-# **The number you should get.** A table whose diagonal is its columns' best: on videos that nobody trained on, every expert
-# beats stage 2 in its own cluster (`gain_own` above 0) and, on average, the other experts (`gain_others`).
+# **The number you should get.** On videos that nobody trained on, the experts are better at home than stage 2 (`gain_own`
+# above 0) and than the other experts (`gain_others`), on average; `wins_at_home` counts the clusters whose own expert is best.
 
 # %% tags=["parameters"]
 seed = 0  # of k-means, batches and augmentation
@@ -77,12 +77,12 @@ terms = Terms(triangulation, uncertainty, smoothness, single_image=single_image,
 # Two blocks of numbers describe a shot. **Looks:** the depth encoder's coarsest features, of a few frames, without any
 # evidence. **Filming:** focal length, share of the motion along the view, rotation, amount of flow, all from stage 1. Each
 # block has a total variance of 1, so that neither drowns the other. No label is read, not even the name of the file. The
-# judges are sorted in with the others, but have no say in where the clusters lie.
+# judges are sorted in with the others, but have no say in where the clusters lie, nor in the units of the numbers.
 #
 # **Predict:** which kinds of footage will end up in one cluster?
 
 # %%
-descriptors = experts.describe(stage2, shots)
+descriptors = experts.describe(stage2, shots, judge)
 names = [shot.name for shot in shots]
 found = experts.find_clusters(names, descriptors, judge, clusters, min_shots, seed)
 found.save(out / "clusters.csv")

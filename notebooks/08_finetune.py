@@ -22,7 +22,8 @@
 # **Time and memory.** Default: about 1 minute on 2 cores, 2 GB. Smoke: about 15 s.
 #
 # **The number you should get.** The student starts (`student_before`) near or below what training from scratch ends with
-# (`scratch_after`), and `student_steps_to_scratch` is a small part of `steps`.
+# (`scratch_after`), and `student_steps_to_scratch` is a small part of `steps`. Do not expect the student itself to gain on a
+# video like those it has seen: `student_after` is about `student_before`.
 
 # %% tags=["parameters"]
 seed = 0  # of batches, augmentation and the network from scratch

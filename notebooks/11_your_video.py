@@ -21,7 +21,7 @@
 # **Time and memory.** Half a minute for a video of half a minute on 2 cores, 2 GB. The notebook looks at the first
 # `max_shots` shots only, so a film costs no more.
 #
-# **The number you should get.** For the video given here: more than half of its first shot's pixels triangulated
+# **The number you should get.** For the video given here: more than half of its best shot's pixels triangulated
 # (`trust`), and a focal length with an interval that you can judge by the field of view printed beside it.
 
 # %% tags=["parameters"]

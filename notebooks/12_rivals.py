@@ -51,7 +51,7 @@ from ss3d_lib import baselines, evaluate, monodepth2, plots, protocol, report, r
 from ss3d_lib.data import generator, load_shots
 from ss3d_lib.files import write_json
 from ss3d_lib.photometric import minimum_reprojection, unmoved_errors
-from ss3d_lib.training import Plan, train
+from ss3d_lib.training import Plan, fingerprint, train
 
 torch.set_num_threads(threads)
 plots.use_style()
@@ -119,7 +119,8 @@ for number in range(seeds):
     loss = lambda rng: monodepth2.photometric_loss(models[-1], monodepth2.draw_triplets(shots, images, rng))
     plan = Plan(steps, learning_rate=learning_rate, seed=number)
     folder = f".scratch/rivals/seed{number}"
-    histories.append(train(models[-1], loss, plan, folder, f"monodepth2, seed {number}", fingerprint=str(len(shots))))
+    depends = fingerprint(models[-1], shots, images)
+    histories.append(train(models[-1], loss, plan, folder, f"monodepth2, seed {number}", fingerprint=depends))
 
 # %%
 curves = {key: np.mean([history[key] for history in histories], axis=0) for key in ("photometric", "kept", "focal_share")}

@@ -32,7 +32,7 @@ videos = ["data/videos/train", ".scratch/more/videos/train"]  # the second is re
 judges = "data/videos/val"  # seen by the experts' judges as by anybody: without their truth
 changes = {  # stage: {key of params.yaml: value}
     "stage1": {"matcher_steps": 1000, "head_steps": 2000},  # the trust of a match is learnt slowly
-    "stage2": {"steps": 1500},  # three times as many: most of the hour
+    "stage2": {"steps": 1500},  # nearly four times as many: more than half of the hour
     "experts": {"max_judges": 16, "steps": 100},  # more judges for more shots
     "distill": {"steps": 120, "self_steps": 80},  # in proportion to the experts
 }  # a larger budget for the same recipe

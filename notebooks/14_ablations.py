@@ -23,7 +23,7 @@
 # `dvc repro ablations/dvc.yaml` does. Stopped at any moment, the same command goes on. Smoke: two minutes.
 #
 # **The number you should get.** For each row, its mean, and a sentence that says whether it differs from `full` by more than
-# its seeds differ among themselves. Most differ by less.
+# its seeds differ among themselves. Most figures differ by less.
 
 # %% tags=["parameters"]
 seed = 0  # every stage takes it; the trainings here have the seeds 0, 1, ...

@@ -37,7 +37,7 @@ from ss3d_lib.report import REFERENCE_ROWS
 from ss3d_lib.rivals import seed_spread
 from ss3d_lib.score import score_shots
 from ss3d_lib.stereo import sweep_all
-from ss3d_lib.training import Plan, train
+from ss3d_lib.training import Plan, fingerprint, train
 
 FULL, STUDENT = REFERENCE_ROWS
 """The rows that change nothing, of stage 2 and of distillation."""
@@ -213,7 +213,7 @@ def train_row(name: str, recipe: Recipe, seed: int, sources: Sources, start: str
         return joint_loss(model, shots, weights, budget.images, recipe, rng)
 
     plan = Plan(budget.steps, learning_rate=budget.learning_rate, seed=seed)
-    train(model.depth_net, loss, plan, folder, name, fingerprint=f"{recipe} {budget} {[shot.name for shot in shots]}")
+    train(model.depth_net, loss, plan, folder, name, fingerprint=fingerprint(model, shots, recipe, budget))
     return model.eval()
 
 

@@ -1,7 +1,7 @@
 """The supervised ceiling: the network of stage 2, told the true depth. A baseline, and nothing else reads it.
 
 Same network, same evidence as input, same clips, same augmentation; only the target is ground truth. The
-difference to the student is the price of having no labels.
+difference to the student is the price of having no labels (notebook 09).
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ss3d_lib.curation import ShotRow, read_rows
-from ss3d_lib.data import Shot, frames_tensor
-from ss3d_lib.datasets.embedded import Truth, load_truth
+from ss3d_lib.curation import ShotRow, curate_videos, read_rows
+from ss3d_lib.data import Shot, frames_tensor, load_shots
+from ss3d_lib.datasets.embedded import Truth, load_truth, truth_path, video_paths
+from ss3d_lib.intrinsics import TEACHER_SHARPNESS, estimate_all
 from ss3d_lib.joint import DepthBatch, Terms, augment, degraded, depth_terms, evidence
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.triangulation import LOG_RANGE, DepthEvidence, half_grid
+from ss3d_lib.progress import progress
+from ss3d_lib.score import score_shots
+from ss3d_lib.signal import KEPT
+from ss3d_lib.stereo import sweep_all
 from ss3d_lib.video import working_size
 
 
@@ -30,10 +35,45 @@ class LabelledShot:
     known: np.ndarray  # (K, h, w) float, 1 where it was measured
 
 
-def label_shots(shots: list[Shot], manifest: str | Path, truth: str | Path) -> list[LabelledShot]:
-    """Every shot with the true depth of those of its frames that have one (a few in training videos)."""
-    rows = {row.shot: row for row in read_rows(Path(manifest))}
-    labelled = [label_shot(shot, rows[shot.name], load_truth(Path(truth) / f"{Path(shot.video).stem}.npz")) for shot in shots]
+def labelled_shots(data: str | Path, results: Path, work: Path, workers: int) -> list[LabelledShot]:
+    """The training shots with their true depth, of the embedded training split: those of this run where it was trained on
+    that split; else, since videos of one's own have no truth, those that the same label-free stages find in it.
+
+    Args:
+        data: the embedded corpus. results: what the stages wrote. work: where the split goes in the second case.
+
+    Raises:
+        DatasetError: the corpus is not there.
+        RuntimeError: cameras or plane sweeps of a shot failed in the second case.
+    """
+    found = label_shots(_shots_of(results, results / "stage1/cameras", results / "stage2/stereo"), results, data)
+    if found:
+        return found
+    print("The videos of this run have no truth: the control is trained on the embedded training split instead.")
+    rows = curate_videos(video_paths(data, "train"), work / "curate", work / "videos", workers=workers)
+    kept = [row for row in rows if row.status == "kept"]
+    watch = lambda jobs: progress(jobs, len(kept), "scoring shots")  # noqa: E731
+    score_shots(kept, work / "curate/frames", work / "score", work / "scored", KEPT, workers, watch)
+    of, cameras, stereo = (str(work / "curate"), str(work / "score")), str(work / "cameras"), str(work / "stereo")
+    errors = estimate_all(*of, cameras, TEACHER_SHARPNESS, workers) | sweep_all(*of, cameras, stereo, workers)
+    if errors:
+        raise RuntimeError(f"{work}: {len(errors)} shots failed, such as {list(errors.values())[:3]}")
+    return label_shots(_shots_of(work, work / "cameras", work / "stereo"), work, data)
+
+
+def _shots_of(results: Path, cameras: Path, stereo: Path) -> list[Shot]:
+    return load_shots(results / "curate", results / "score", cameras, stereo)
+
+
+def label_shots(shots: list[Shot], results: Path, data: str | Path) -> list[LabelledShot]:
+    """The shots of the embedded training split, with the true depth of the few of their frames that have one.
+
+    Args:
+        results: holds curate/shots.csv, where the shots begin. data: the embedded corpus.
+    """
+    rows, train = {row.shot: row for row in read_rows(results / "curate/shots.csv")}, Path(data, "videos/train").resolve()
+    own = [shot for shot in shots if Path(shot.video).resolve().parent == train]
+    labelled = [label_shot(shot, rows[shot.name], load_truth(truth_path(data, train / Path(shot.video).name))) for shot in own]
     return [one for one in labelled if one.frames]
 
 

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from ss3d_lib.checkpoints import load_model
 from ss3d_lib.data import Shot, load_shots
-from ss3d_lib.experts import Clusters, fingerprint, load_clusters
+from ss3d_lib.experts import Clusters, load_clusters
 from ss3d_lib.joint import DepthBatch, Terms, draw_batch, prediction_terms
 from ss3d_lib.losses import LOG_CLAMP
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.triangulation import as_channels
-from ss3d_lib.training import Plan, train
+from ss3d_lib.training import Plan, fingerprint, train
 from ss3d_lib.twoview import weighted_median
 
 
@@ -33,13 +33,13 @@ class Recipe(Terms):
 
     clusters: int = 3
     images: int = 24
-    distillation: float = 0.2
+    distillation: float = 2.0
     gradients: str = "pareto"
-    steps: int = 40
-    learning_rate: float = 2e-4
-    self_steps: int = 30
+    steps: int = 80
+    learning_rate: float = 4e-4
+    self_steps: int = 60
     self_images: int = 12
-    self_weight: float = 0.2
+    self_weight: float = 1.0
     self_single_image: float = 0.5
     momentum: float = 0.95
     gate: float = 2.0

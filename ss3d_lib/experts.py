@@ -1,7 +1,6 @@
 """Sub-domains found without labels, an expert for each, and how models are compared on them (notebook 05)."""
 
 import copy
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from ss3d_lib.losses import resize_map, triangulation_loss
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.depth import EVIDENCE_CHANNELS
 from ss3d_lib.models.triangulation import as_channels
-from ss3d_lib.training import Plan, train
+from ss3d_lib.training import Plan, fingerprint, train
 
 FRAMES_PER_SHOT = 4  # frames that describe a shot, and that judge a model on it
 APPEARANCE_DIMS = 8  # principal components of the encoder's features; more is noise with a few hundred shots
@@ -101,14 +100,18 @@ def camera_facts(shot: Shot) -> np.ndarray:
     return np.array([np.log(shot.cameras.focal_px / width), along, np.log(turned_rad + 1e-3), np.log(flow_px / width + 1e-3)])
 
 
-def describe(model: ClipNet, shots: Sequence[Shot]) -> np.ndarray:
-    """Descriptors (S, D) of shots: appearance and camera, each block with a total variance of 1. No label is read."""
+def describe(model: ClipNet, shots: Sequence[Shot], judge: np.ndarray) -> np.ndarray:
+    """Descriptors (S, D) of shots: appearance and camera, each block with a total variance of 1. No label is read.
+
+    Components, means and variances are of the training shots; the judges (a mask over the shots) are only described.
+    """
     features = np.stack([appearance(model, shot) for shot in shots])
     facts = np.stack([camera_facts(shot) for shot in shots])
-    dims = min(APPEARANCE_DIMS, len(shots), features.shape[1])
-    seen = PCA(dims, svd_solver="full").fit_transform(features)
-    facts = (facts - facts.mean(0)) / (facts.std(0) + 1e-6)
-    unit = lambda block: (block - block.mean(0)) / np.sqrt(block.var(0).sum() + 1e-12)  # noqa: E731
+    learnt = ~judge
+    dims = min(APPEARANCE_DIMS, learnt.sum(), features.shape[1])
+    seen = PCA(dims, svd_solver="full").fit(features[learnt]).transform(features)
+    facts = facts / (facts[learnt].std(0) + 1e-6)
+    unit = lambda block: (block - block[learnt].mean(0)) / np.sqrt(block[learnt].var(0).sum() + 1e-12)  # noqa: E731
     return np.hstack([unit(seen), unit(facts)])
 
 
@@ -182,16 +185,3 @@ def mean_error(depth_net: nn.Module, batches: Sequence[DepthBatch]) -> float:
 def infer(depth_net: nn.Module, batch: DepthBatch) -> Float[Tensor, "B a b"]:
     """Log inverse depth of a batch from the evidence that it gives."""
     return depth_net(batch.frames, as_channels(batch.given))[0]
-
-
-def fingerprint(model: nn.Module, shots: Sequence[Shot], *facts) -> str:
-    """What a training run depends on beside its plan, as a hash: the first weights, the shots and any settings."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode() + value.contiguous().cpu().numpy().tobytes())
-    for shot in shots:
-        focal_px = shot.cameras.focal_px if shot.cameras else 0.0
-        digest.update(f"{shot.name} {len(shot.frames)} {shot.stride} {focal_px!r}".encode())
-    for fact in facts:
-        digest.update(fact.tobytes() if isinstance(fact, np.ndarray) else repr(fact).encode())
-    return digest.hexdigest()

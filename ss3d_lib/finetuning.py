@@ -11,7 +11,7 @@ import torch
 
 from ss3d_lib.curation import CurateSettings, curate_video
 from ss3d_lib.data import Shot, generator, save_cameras, save_stereo
-from ss3d_lib.experts import HELD_OUT_SEED, fingerprint
+from ss3d_lib.experts import HELD_OUT_SEED
 from ss3d_lib.flow import to_cache, write_cache
 from ss3d_lib.intrinsics import estimate_cameras
 from ss3d_lib.jobs import run_jobs
@@ -20,7 +20,7 @@ from ss3d_lib.models import ClipNet
 from ss3d_lib.score import score_row
 from ss3d_lib.signal import shot_signal
 from ss3d_lib.stereo import sweep_shot
-from ss3d_lib.training import Plan, train
+from ss3d_lib.training import Plan, fingerprint, train
 from ss3d_lib.video import find_videos, to_working
 
 

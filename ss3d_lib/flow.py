@@ -1,4 +1,4 @@
-"""Optical flow without labels: DIS flow, the forward-backward check, and chaining over frame gaps.
+"""Optical flow without labels: DIS flow and the forward-backward check.
 
 Flow is (H,W,2) float32 in px of the image it was computed on: pixel (x, y) of image a is at (x, y) + flow[y, x] in
 image b, pixel centres at integers. Introduced in notebook 02.
@@ -18,11 +18,10 @@ ABSOLUTE_PX = 0.7
 RELATIVE = 0.05
 
 
-@lru_cache(maxsize=4)
-def _dis(preset: str) -> cv2.DISOpticalFlow:
-    presets = {"fast": cv2.DISOPTICAL_FLOW_PRESET_FAST, "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM}
-    engine = cv2.DISOpticalFlow_create(presets[preset])
-    engine.setFinestScale(1 if preset == "medium" else 2)  # half resolution, then the variational refinement
+@lru_cache(maxsize=1)
+def _dis() -> cv2.DISOpticalFlow:
+    engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    engine.setFinestScale(1)  # half resolution, then the variational refinement
     return engine
 
 
@@ -32,7 +31,7 @@ def grey(frames: np.ndarray) -> np.ndarray:
     return np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in flat]).reshape(frames.shape[:-1])
 
 
-def dis_flow(image_a: np.ndarray, image_b: np.ndarray, preset: str = "medium") -> np.ndarray:
+def dis_flow(image_a: np.ndarray, image_b: np.ndarray) -> np.ndarray:
     """DIS optical flow (Kroeger et al. 2016) from image a to image b: (H,W,2) float32 px.
 
     Args:
@@ -42,10 +41,10 @@ def dis_flow(image_a: np.ndarray, image_b: np.ndarray, preset: str = "medium") -
         raise ValueError(f"flow between images of different sizes: {image_a.shape[:2]} and {image_b.shape[:2]}")
     if image_a.ndim == 3:
         image_a, image_b = grey(image_a), grey(image_b)
-    return _dis(preset).calc(image_a, image_b, None)
+    return _dis().calc(image_a, image_b, None)
 
 
-def forward_backward(frames: np.ndarray, stride: int, preset: str = "medium") -> tuple[np.ndarray, np.ndarray]:
+def forward_backward(frames: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
     """Flow k -> k+stride and k+stride -> k for every k of frames (T,H,W[,3]) uint8.
 
     Returns two arrays (T-stride,H,W,2) float32, in px. Raises ValueError for a stride outside 1..T-1.
@@ -54,8 +53,8 @@ def forward_backward(frames: np.ndarray, stride: int, preset: str = "medium") ->
         raise ValueError(f"stride {stride} does not fit {len(frames)} frames; choose 1 to {len(frames) - 1}")
     images = grey(frames) if frames.ndim == 4 else frames
     pairs = list(zip(images[:-stride], images[stride:], strict=True))
-    forward = np.stack([dis_flow(a, b, preset) for a, b in pairs])
-    backward = np.stack([dis_flow(b, a, preset) for a, b in pairs])
+    forward = np.stack([dis_flow(a, b) for a, b in pairs])
+    backward = np.stack([dis_flow(b, a) for a, b in pairs])
     return forward, backward
 
 
@@ -69,6 +68,12 @@ def sample(field: np.ndarray, flow: np.ndarray) -> np.ndarray:
     return cv2.remap(field, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
+def read(field: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """`field` (H,W,C) read at points (N,2) px, as `sample` reads it: (N,C)."""
+    points = points.astype(np.float32)
+    return cv2.remap(field, points[:, :1], points[:, 1:], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
+
+
 def inside(flow: np.ndarray) -> np.ndarray:
     """(H,W) bool: the pixel stays in the picture."""
     height, width = flow.shape[:2]
@@ -77,32 +82,14 @@ def inside(flow: np.ndarray) -> np.ndarray:
     return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
 
-def forward_backward_error(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
-    """|f(x) + b(x + f(x))| in px, (H,W): the distance by which a pixel misses itself after going there and back."""
-    return np.linalg.norm(forward + sample(backward, forward), axis=-1)
+def agree(ahead: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """(...) bool: flow (...,2) px there and, read where it leads, back again cancel. Occlusions and mismatches do not."""
+    return np.linalg.norm(ahead + back, axis=-1) < ABSOLUTE_PX + RELATIVE * np.linalg.norm(ahead, axis=-1)
 
 
-def consistent(
-    forward: np.ndarray, backward: np.ndarray, absolute_px: float = ABSOLUTE_PX, relative: float = RELATIVE
-) -> np.ndarray:
-    """(H,W) bool: matched both ways, and inside the picture. Occlusions and mismatches fail."""
-    limit = absolute_px + relative * np.linalg.norm(forward, axis=-1)
-    return (forward_backward_error(forward, backward) < limit) & inside(forward)
-
-
-def chain(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Flow a -> c from a -> b and b -> c: f(x) + g(x + f(x)), (H,W,2)."""
-    return first + sample(second, first)
-
-
-def chain_over(flows: np.ndarray, gap: int) -> np.ndarray:
-    """Neighbouring flows (T,H,W,2), k -> k+1, chained to k -> k+gap: (T-gap+1,H,W,2)."""
-    if not 1 <= gap <= len(flows):
-        raise ValueError(f"gap {gap} does not fit {len(flows)} flows; choose 1 to {len(flows)}")
-    chained = flows[: len(flows) - gap + 1]
-    for step in range(1, gap):
-        chained = np.stack([chain(f, g) for f, g in zip(chained, flows[step:], strict=False)])
-    return chained
+def consistent(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
+    """(H,W) bool: matched both ways, and inside the picture."""
+    return agree(forward, sample(backward, forward)) & inside(forward)
 
 
 def half(flow: np.ndarray) -> np.ndarray:

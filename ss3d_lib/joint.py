@@ -30,6 +30,7 @@ from ss3d_lib.models.sweep import Sweep, fuse
 from ss3d_lib.models.triangulation import DepthEvidence, as_channels, centred, middle_log
 from ss3d_lib.reprojection import Neighbours, neighbours_of, reprojection_maps, reprojection_terms
 
+SCALE_ANCHOR = 1e-3  # weight of the squared log inverse depth: holds the free scale near 1, where the network starts
 TILT = 0.1  # standard deviation of the tilt, in log inverse depth, from the middle to the edge
 
 
@@ -84,15 +85,16 @@ def augment(batch: DepthBatch, min_crop: float, rng: torch.Generator) -> DepthBa
     """Flip, crop and zoom, and change colours; log inverse depth is blind to all three."""
     flip = bool(torch.rand(1, generator=rng) < 0.5)
     share = min_crop + (1 - min_crop) * float(torch.rand(1, generator=rng))
-    offset = torch.rand(2, generator=rng).tolist()
+    height, width = batch.target.weight.shape[-2:]  # the window lies on the evidence's grid: picture and evidence keep together
+    h, w = round(height * share), round(width * share)
+    top, left = (int(torch.randint(room + 1, (1,), generator=rng)) for room in (height - h, width - w))
 
     def crop(x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        h, w = round(height * share), round(width * share)
-        top, left = int(offset[0] * (height - h)), int(offset[1] * (width - w))
-        x = x[..., top : top + h, left : left + w]
+        size = x.shape[-2:]
+        k = size[0] // height
+        x = x[..., k * top : k * (top + h), k * left : k * (left + w)]
         x = x.flip(-1) if flip else x
-        return F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+        return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
     stacked = lambda e: torch.stack([getattr(e, name) for name in e.__dataclass_fields__], dim=1)  # noqa: E731
     around = batch.around and replace(batch.around, place=crop(batch.around.place))
@@ -146,7 +148,7 @@ def prediction_terms(
     if batch.around is not None:
         parts |= reprojection_terms(*in_the_shot(full, batch))
     parts["loss"] = (
-        sum(getattr(terms, name) * value for name, value in parts.items()) + 1e-3 * log_inverse.square().mean()
+        sum(getattr(terms, name) * value for name, value in parts.items()) + SCALE_ANCHOR * log_inverse.square().mean()
     )
     return parts
 

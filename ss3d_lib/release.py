@@ -1,6 +1,6 @@
-"""The released checkpoint: the pipeline's own stages with a larger budget and more videos (notebook 14).
+"""The released checkpoint: the pipeline's own stages with a larger budget and more videos (notebook 13).
 
-The stages run in a work folder that holds copies of code and notebooks, links to the videos, and params.yaml with
+The stages run in a work folder that holds copies of code, notebooks and videos, and params.yaml with
 some values changed. DVC decides there too what is out of date, so an interrupted run goes on where it was.
 """
 

@@ -4,7 +4,7 @@ For pairs of frames at several strides: which pixels match both ways, what of th
 (parallax), whether one epipolar geometry explains that rest, and how much of the picture stands still. No label, no
 calibration. Formula and drawings: notebook 02.
 
-    score = visible x matched x parallax x epipolar x moving-camera        each in [0, 1]
+    score = visible x matched x parallax x epipolar x rigid x moving-camera        each in [0, 1]
 
 Shots come at one working size, and the terms are taken at the stride that suits the shot, so that a threshold
 means the same for every resolution and frame rate.
@@ -12,7 +12,7 @@ means the same for every resolution and frame rate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -50,9 +50,6 @@ class Signal:
     parallax_px: float  # 75th percentile of what the homography leaves, working px, at `stride`
     flow_px: float  # median length of the flow at `stride`, working px
     luma: float  # mean brightness, 0..255
-
-
-TERMS = tuple(f.name for f in fields(Signal) if f.name not in ("score", "stride", "reason"))
 
 
 def shot_signal(frames: np.ndarray, min_score: float = KEPT) -> Signal:

@@ -5,12 +5,14 @@ optimiser and history; so training that was interrupted at any moment, even by k
 weights of an undisturbed run. Several processes (accelerate) share the micro-batches of a step.
 """
 
+import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
@@ -18,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ss3d_lib.data import generator
+from ss3d_lib.data import Shot, generator
 from ss3d_lib.files import atomic_write
 from ss3d_lib.pareto import add_pareto_gradient
 from ss3d_lib.progress import progress
@@ -67,7 +69,7 @@ def train(
             gradients="pareto" also the losses to be balanced, "task_0", "task_1", ...
         folder: where the rolling checkpoint lies; a checkpoint of another plan or fingerprint is ignored.
         parameters: those to train, all by default.
-        fingerprint: what else the result depends on, such as the names of the shots.
+        fingerprint: what else the result depends on, see `fingerprint`.
         measure: called in evaluation mode with every rolling checkpoint; its numbers join the step's row.
 
     Returns:
@@ -94,7 +96,7 @@ def train(
     steps = iter(progress(range(len(history), plan.steps), plan.steps - len(history), label))
     step = next(steps, None)
     while step is not None:
-        row = take_step(module, loss_fn, plan, len(history), retries, optimiser, trained, accelerator)
+        row = take_step(loss_fn, plan, len(history), retries, optimiser, trained, accelerator)
         if row is None:
             retries += 1
             if retries > MAX_RETRIES:
@@ -116,7 +118,24 @@ def train(
     return pd.DataFrame(history)
 
 
-def take_step(module, loss_fn, plan: Plan, step: int, retries: int, optimiser, trained, accelerator) -> dict | None:
+def fingerprint(model: nn.Module, shots: Sequence[Shot], *facts) -> str:
+    """What a training run depends on beside its plan, as a hash: the first weights, the shots and any settings.
+
+    Without it a notebook that is run by hand with another setting would take an earlier run's rolling checkpoint for its own.
+    """
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.contiguous().cpu().numpy().tobytes())
+    for shot in shots:
+        focal_px = shot.cameras.focal_px if shot.cameras else 0.0
+        digest.update(f"{shot.name} {len(shot.frames)} {shot.stride} {shot.score} {focal_px!r}".encode())
+        digest.update(shot.frames[0].tobytes())
+    for fact in facts:
+        digest.update(fact.tobytes() if isinstance(fact, np.ndarray) else repr(fact).encode())
+    return digest.hexdigest()
+
+
+def take_step(loss_fn, plan: Plan, step: int, retries: int, optimiser, trained, accelerator) -> dict | None:
     """One optimiser step over the micro-batches; None when loss or gradient is not finite."""
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(plan, step)

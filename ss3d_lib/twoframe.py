@@ -74,9 +74,10 @@ def grid_matches(image: np.ndarray, forward: np.ndarray, backward: np.ndarray) -
     y, x = np.mgrid[GRID_PX : height - GRID_PX + 1 : GRID_PX, GRID_PX : width - GRID_PX + 1 : GRID_PX].reshape(2, -1)
     first = np.stack([x, y], 1).astype(np.float64)
     visible = (texture(image) > TEXTURE)[y, x]
-    inside = visible & of.inside(forward)[y, x]
-    matched = inside & of.consistent(forward, backward)[y, x]
-    return Matches(first, first + forward[y, x], visible, inside, matched)
+    inside, ahead = visible & of.inside(forward)[y, x], forward[y, x]
+    second = first + ahead
+    matched = inside & of.agree(ahead, of.read(backward, second))
+    return Matches(first, second, visible, inside, matched)
 
 
 def matched_share(image_a: np.ndarray, image_b: np.ndarray) -> float:

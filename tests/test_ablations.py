@@ -211,7 +211,8 @@ def test_robustness_measures_each_level_once_and_the_intact_clips_once_for_all(t
 
 def test_training_follows_the_recipe(monkeypatch):
     """No curriculum and no score: every shot has the same weight from the first step; without a lens the head is as new."""
-    shots = [dataclasses.make_dataclass("S", ["name", "score"])(f"s{index}", score) for index, score in enumerate((0.9, 0.5, 0.0, 0.1))]
+    still = {"frames": np.zeros((2, 4, 4, 3), np.uint8), "stride": 1, "cameras": None}
+    shots = [SimpleNamespace(name=f"s{index}", score=score, **still) for index, score in enumerate((0.9, 0.5, 0.0, 0.1))]
     drawn, start = {}, torch.nn.Module()
     start.depth_net, start.focal_head = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
     monkeypatch.setattr(ablations, "training_shots", lambda sources: shots)

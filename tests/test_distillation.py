@@ -16,7 +16,7 @@ from ss3d_lib.joint import DepthBatch, Terms, make_batch
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.triangulation import DepthEvidence, triangulate
 from ss3d_lib.stereo import correspondences, sweep_shot
-from ss3d_lib.training import Plan, train
+from ss3d_lib.training import Plan, fingerprint, train
 
 HEIGHT, WIDTH, FOCAL_PX = 64, 96, 80.0
 TERMS = Terms()
@@ -65,7 +65,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def clusters(model, shots):
-    return experts.find_clusters([shot.name for shot in shots], experts.describe(model, shots), JUDGE, 2, 2, 0)
+    return experts.find_clusters([shot.name for shot in shots], experts.describe(model, shots, JUDGE), JUDGE, 2, 2, 0)
 
 
 def shortest_by_search(gradients: np.ndarray, cells: int = 60) -> float:
@@ -132,7 +132,7 @@ def test_equal_tasks_give_the_gradient_of_the_mean():
 
 
 def test_clusters_follow_the_looks_and_motions_and_are_deterministic(model, shots, clusters):
-    again = experts.find_clusters([s.name for s in shots], experts.describe(model, shots), JUDGE, 2, 2, 0)
+    again = experts.find_clusters([s.name for s in shots], experts.describe(model, shots, JUDGE), JUDGE, 2, 2, 0)
     assert np.array_equal(again.label, clusters.label) and np.array_equal(again.membership, clusters.membership)
     odd = np.arange(len(shots)) % 2
     assert np.array_equal(clusters.label, odd) or np.array_equal(clusters.label, 1 - odd)
@@ -286,7 +286,7 @@ def test_a_cluster_without_a_judge_borrows_the_nearest(shots, clusters):
 def test_saved_shots_are_loaded_as_they_were(tmp_path, shots):
     finetuning.save_shots(tmp_path, shots[:2])
     loaded = load_shots(tmp_path, tmp_path, tmp_path / "cameras", tmp_path / "stereo")
-    assert experts.fingerprint(nn.Identity(), loaded) == experts.fingerprint(nn.Identity(), shots[:2])
+    assert fingerprint(nn.Identity(), loaded) == experts.fingerprint(nn.Identity(), shots[:2])
     assert all(np.array_equal(a.forward, b.forward) and np.array_equal(a.frames, b.frames) for a, b in zip(loaded, shots))
     assert all(np.array_equal(a.stereo.full, b.stereo.full) and np.array_equal(a.stereo.part, b.stereo.part) for a, b in zip(loaded, shots))
 
@@ -323,12 +323,12 @@ def test_frames_become_a_shot_or_a_reason():
 
 
 def test_a_fingerprint_knows_weights_shots_and_settings(model, shots):
-    same = experts.fingerprint(model, shots, TERMS)
-    assert same == experts.fingerprint(model, shots, TERMS)
-    assert same != experts.fingerprint(model, shots[1:], TERMS) and same != experts.fingerprint(model, shots, replace(TERMS, smoothness=1.0))
+    same = fingerprint(model, shots, TERMS)
+    assert same == fingerprint(model, shots, TERMS)
+    assert same != fingerprint(model, shots[1:], TERMS) and same != experts.fingerprint(model, shots, replace(TERMS, smoothness=1.0))
     other = experts.copy.deepcopy(model)
     next(iter(other.parameters())).data += 1
-    assert same != experts.fingerprint(other, shots, TERMS)
+    assert same != fingerprint(other, shots, TERMS)
 
 
 def test_sweep_and_matches_of_a_shot_find_its_wall(shots):

@@ -34,13 +34,14 @@ def test_what_leaves_the_picture_is_not_consistent():
     assert matched[10:-10, 20:-20].mean() > 0.95
 
 
-def test_chains_add_up():
-    frames = shifted((1.5, 0.5), 4)
-    steps, _ = flow.forward_backward(frames, 1)
-    chained = flow.chain_over(steps, 3)
-    assert chained.shape == (1, 96, 128, 2)
-    assert np.abs(np.median(chained[0, 15:-15, 15:-15], axis=(0, 1)) - (4.5, 1.5)).max() < 0.2
-    np.testing.assert_array_equal(flow.chain_over(steps, 1), steps)
+def test_reading_at_points_is_sampling_there():
+    forward, backward = (both[0] for both in flow.forward_backward(shifted((-8.0, 0.0)), 1))
+    y, x = np.mgrid[3:90:5, 2:125:7].reshape(2, -1)
+    points = np.stack([x, y], 1) + forward[y, x]
+    np.testing.assert_array_equal(flow.read(backward, points), flow.sample(backward, forward)[y, x])
+    matched = flow.agree(forward[y, x], flow.read(backward, points)) & flow.inside(forward)[y, x]
+    np.testing.assert_array_equal(matched, flow.consistent(forward, backward)[y, x])
+    assert 0 < matched.mean() < 1
 
 
 def test_half_belongs_to_the_centre_of_four():
@@ -56,7 +57,5 @@ def test_errors():
         flow.forward_backward(frames, 2)
     with pytest.raises(ValueError, match="different sizes"):
         flow.dis_flow(frames[0], frames[1][:-2])
-    with pytest.raises(ValueError, match="gap 3"):
-        flow.chain_over(np.zeros((2, 4, 4, 2), np.float32), 3)
     with pytest.raises(ValueError, match="odd size"):
         flow.half(np.zeros((5, 4, 2), np.float32))

@@ -109,3 +109,11 @@ def test_the_kernel_is_python3(path):
 def test_every_ipynb_has_its_py():
     twins = sorted((ROOT / "notebooks").glob("*.ipynb"))
     assert [twin.stem for twin in twins] == [path.stem for path in NOTEBOOKS]
+
+
+def test_a_training_run_by_hand_never_takes_the_checkpoint_of_other_settings():
+    """The runner clears .scratch when an input changes; in JupyterLab only the fingerprint tells two runs apart."""
+    calls = {path.stem: re.findall(r"\btrain\((?:[^()]|\([^()]*\))*\)", path.read_text()) for path in sorted(Path("notebooks").glob("*.py"))}
+    assert sum(map(len, calls.values())) >= 5
+    for name, found in calls.items():
+        assert all("fingerprint=depends" in call for call in found), name

@@ -18,7 +18,6 @@ from ss3d_lib.geometry import so3_exp
 from ss3d_lib.models.trajectory import PairGraph
 
 SIGMA_PX = 0.5  # scale of the robust reprojection error; chosen on validation from 0.3, 0.5 and 1
-ANNEAL = (8.0, 4.0, 2.0)  # multiples of it in the first steps (graduated non-convexity)
 MIN_Z = 0.05  # points nearer than this share of their distance in the first frame are behind the camera
 DEPTH_PRIOR = 0.02  # weight of what the pictures suggest of a point's depth, against a sighting's 1
 FOCAL_PRIOR, FOCAL_MIDDLE, FOCAL_LOG_STD = 0.002, 0.8, 0.5  # weight; focal length / longer side; ordinary cameras
