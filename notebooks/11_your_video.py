@@ -147,14 +147,12 @@ plots.save_figure(drawings.from_above(prediction.world_from_cam, title), figures
 
 # %% [markdown]
 # The same in three dimensions, with the points that the network is sure of. If walls are flat and meet at right
-# angles, the focal length is right: a wrong one bends and shears the room.
+# angles, the focal length is right: a wrong one bends and shears the room. To walk about in it: `python -m ss3d_lib.viewer FOLDER`
+# shows what `python -m ss3d_lib.predict VIDEO --out FOLDER` wrote.
 
 # %%
-keep = (prediction.log_depth_std < max_std) & (prediction.moving < 0.5)
-keep &= prediction.depth_m < 8 * np.median(prediction.depth_m)  # what is far away has hardly any parallax
-if keep.mean() < 0.05:
-    keep = prediction.moving < 0.5
-    print("hardly a pixel is sure of its depth: the cloud takes all that do not move")
+keep = export.reliable(prediction, max_std)
+print(f"{keep.mean():.0%} of the pixels are sure of their depth, at rest, and not too far away")
 points, colours = export.point_cloud(
     frames, prediction.depth_m, prediction.world_from_cam, prediction.intrinsics, keep, every=6
 )

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ss3d_lib.files import atomic_write, write_json
 
 DEPTH_STEPS = 60000  # PNG codes from 1 to this one; 0 means no depth
+FARTHEST = 8  # median depths: what is farther away has hardly any parallax
+LEAST_SHARE = 0.05  # of the pixels that must be reliable, or the cloud would say nothing
 POSES_HEADER = "# camera-to-world, 4x4 row by row, one frame a line; OpenCV axes (x right, y down, z forward); the unit is that of the depth"
 
 
@@ -53,6 +55,18 @@ def write_poses(path: str | Path, world_from_cam: Float[np.ndarray, "T 4 4"]) ->
 def read_poses(path: str | Path) -> Float[np.ndarray, "T 4 4"]:
     """What write_poses wrote."""
     return np.loadtxt(path, ndmin=2).reshape(-1, 4, 4)
+
+
+def reliable(prediction, max_std: float) -> Bool[np.ndarray, "T H W"]:
+    """The pixels of a VideoPrediction (ss3d_lib.predict) that are worth a point: sure of their depth, at rest, and near
+    enough to have parallax. Where that leaves next to nothing, all that is at rest.
+
+    Args:
+        max_std: largest standard error of log depth.
+    """
+    at_rest = prediction.moving < 0.5
+    keep = at_rest & (prediction.log_depth_std < max_std) & (prediction.depth_m < FARTHEST * np.median(prediction.depth_m))
+    return keep if keep.mean() >= LEAST_SHARE else at_rest
 
 
 def point_cloud(

@@ -1,6 +1,7 @@
 """Ablations: rows as changes of params.yaml, what is finished is not done again, the table's words, and bad pictures."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
