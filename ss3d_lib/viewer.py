@@ -6,7 +6,10 @@ first camera's: x right, y down, z forward; its unit is arbitrary, one for the w
 """
 
 import argparse
+import functools
+import socket
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -50,7 +53,8 @@ def read_prediction(path: str | Path) -> tuple[UInt8[np.ndarray, "T H W 3"], Vid
         with np.load(path, allow_pickle=False) as file:
             values = {name: file[name] for name in PARTS}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a prediction ({error}): make it anew with `python -m ss3d_lib.predict`") from error
+        # numpy's own words would advise to unpickle it
+        raise ValueError(f"{path} is not a prediction: make it anew with `python -m ss3d_lib.predict`") from error
     numbers = {name: float(values[name]) for name in ("focal_px", "trust")}
     return values.pop("frames"), VideoPrediction(**(values | numbers))
 
@@ -79,6 +83,8 @@ def draw(server, scene: Scene) -> list:
     """Put a scene on a viser server; returns a list of [cloud, camera] handles, one per frame."""
     server.scene.reset()
     server.scene.set_up_direction("-y")
+    server.initial_camera.position = np.array([0.5, -0.5, -1.0]) * scene.depth  # behind the first camera, over its shoulder
+    server.initial_camera.look_at = np.array([0.0, 0.0, 1.0]) * scene.depth
     drawn = []
     for k, view in enumerate(scene.views):
         cloud = server.scene.add_point_cloud(f"/frame{k}/points", view.points, view.colours, point_size=POINT_SHARE * scene.depth)
@@ -95,20 +101,30 @@ def draw(server, scene: Scene) -> list:
 def show(server, names: Sequence[str], load: Callable[[str], Scene]) -> None:
     """Fill a viser server: a list of shots, and which frame's points are seen (those of all, or of one)."""
     shot = server.gui.add_dropdown("shot", tuple(names), initial_value=names[0])
-    together = server.gui.add_checkbox("points of all frames", initial_value=True)
+    together = server.gui.add_checkbox("all frames", initial_value=True)
     frame = server.gui.add_slider("frame", min=0, max=1, step=1, initial_value=0)
     drawn: list = []
+    lock = threading.RLock()  # viser calls back in threads: a second choice must not empty a scene that is being filled
 
     def choose_points(_=None) -> None:
-        frame.disabled = together.value
-        for k, (cloud, _) in enumerate(drawn):
-            cloud.visible = together.value or k == frame.value
+        with lock:
+            frame.disabled = together.value
+            for k, (cloud, _) in enumerate(drawn):
+                cloud.visible = together.value or k == frame.value
 
-    def choose_shot(_=None) -> None:
-        drawn[:] = draw(server, load(shot.value))
-        frame.max = len(drawn) - 1
-        frame.value = min(frame.value, frame.max)
-        choose_points()
+    def choose_shot(event=None) -> None:
+        with lock:
+            try:
+                scene = load(shot.value)
+            except ValueError as error:
+                if event is None:
+                    raise
+                event.client.add_notification("This shot cannot be shown", str(error), color="red")
+                return
+            drawn[:] = draw(server, scene)
+            frame.max = len(drawn) - 1
+            frame.value = min(frame.value, frame.max)
+            choose_points()
 
     shot.on_update(choose_shot)
     together.on_update(choose_points)
@@ -118,14 +134,31 @@ def show(server, names: Sequence[str], load: Callable[[str], Scene]) -> None:
 
 def find_predictions(folder: str | Path) -> dict[str, Path]:
     """{shot: file} of what `predict` wrote into a folder. Raises FileNotFoundError where there is nothing."""
+    remedy = f"make some with `python -m ss3d_lib.predict VIDEO --out {folder}`"
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder: {remedy}")
     files = {path.stem: path for path in sorted(Path(folder).glob("*.npz"))}
     if not files:
-        raise FileNotFoundError(f"{folder}: holds no prediction: make some with `python -m ss3d_lib.predict VIDEO --out {folder}`")
+        raise FileNotFoundError(f"{folder} holds no prediction: {remedy}")
     return files
 
 
+def check_address(host: str, port: int) -> None:
+    """Raises ValueError where this machine cannot serve; viser would wait for ever."""
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port {port}: give one from 0 (any free one) to 65535")
+    try:
+        family = socket.getaddrinfo(host, port)[0][0]
+        socket.create_server((host, 0), family=family).close()
+    except OSError as error:
+        raise ValueError(f"host {host}: {error}; give an address of this machine") from error
+
+
 def start_server(host: str, port: int):
-    """A viser server. Raises ModuleNotFoundError saying how to install it."""
+    """A viser server; port 0 is any free one. Raises ModuleNotFoundError saying how to install it, ValueError for an
+    address that is not this machine's.
+    """
+    check_address(host, port)
     try:
         import viser
     except ModuleNotFoundError as error:
@@ -143,7 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         files = find_predictions(options.folder)
-        load = lambda name: make_scene(*read_prediction(files[name]), options.max_std)  # noqa: E731
+        load = functools.lru_cache(maxsize=1)(lambda name: make_scene(*read_prediction(files[name]), options.max_std))
+        load(next(iter(files)))  # a bad file is told before anything is served
         server = start_server(options.host, options.port)
         show(server, list(files), load)
     except (ModuleNotFoundError, ValueError, OSError) as error:

@@ -223,7 +223,8 @@ def test_the_lock_pins_every_dependency_with_hashes_and_no_addresses():
     assert len(pinned) == len(re.findall(r"^[A-Za-z]", lock, re.MULTILINE)), "a requirement without hashes: make lock"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["dev"], *extras["baselines"], *extras["youtube"], *extras["cluster"]]
+    locked = ("dev", "baselines", "youtube", "cluster", "viewer")
+    wanted = project["dependencies"] + [item for name in locked for item in extras[name]]
     normal = lambda text: re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", text)[0]).lower()  # noqa: E731 - PEP 503
     missing = {normal(text) for text in wanted} - {normal(text) for text in pinned}
     assert not missing, f"{missing} are not in requirements.lock: make lock"
@@ -234,7 +235,7 @@ def test_conda_users_install_the_same_list():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     names = [re.split(r"[=<> ]", item)[0] for item in environment["dependencies"] if isinstance(item, str)]
     assert {"python", "pip", "ffmpeg", "make"} == set(names)
-    assert environment["dependencies"][-1]["pip"] == ["-e .[dev,baselines,youtube,cluster]"]
+    assert environment["dependencies"][-1]["pip"] == ["-e .[dev,baselines,youtube,cluster,viewer]"]
 
 
 def test_ci_runs_what_the_readme_says():

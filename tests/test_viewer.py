@@ -1,6 +1,7 @@
 """The 3D viewer: points and cameras by invariants, files that are none, and a page that a browser can open."""
 
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -83,15 +84,31 @@ def test_a_file_that_is_no_prediction_is_named_with_the_remedy(kind, shot, tmp_p
         np.savez(path, depth=np.zeros(3))
     elif kind != "pickled":
         path.write_bytes({"empty": b"", "text": b"hello", "truncated": path.read_bytes()[:500]}[kind])
-    with pytest.raises(ValueError, match=r"shot\.npz is not a prediction .* ss3d_lib\.predict"):
+    with pytest.raises(ValueError, match=r"shot\.npz is not a prediction: .* ss3d_lib\.predict") as caught:
         viewer.read_prediction(path)
+    assert "pickle" not in str(caught.value)
 
 
-@pytest.mark.parametrize("folder", ["missing", "."])
-def test_a_folder_without_predictions_is_one_line(folder, tmp_path, capsys):
+@pytest.mark.parametrize("folder, said", [("missing", "is not a folder"), (".", "holds no prediction")])
+def test_a_folder_without_predictions_is_one_line(folder, said, tmp_path, capsys):
     assert viewer.main([str(tmp_path / folder)]) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and "holds no prediction" in lines[0]
+    assert len(lines) == 1 and said in lines[0] and "ss3d_lib.predict" in lines[0]
+
+
+def test_a_bad_file_is_one_line_before_anything_is_served(tmp_path, capsys):
+    (tmp_path / "a.npz").write_bytes(b"hello")
+    assert viewer.main([str(tmp_path), "--port", "0"]) == 1
+    told = capsys.readouterr()
+    assert len(told.err.splitlines()) == 1 and "a.npz is not a prediction" in told.err and not told.out
+
+
+@pytest.mark.parametrize("address", [["--port", "99999"], ["--host", "203.0.113.5"]])  # RFC 5737: nobody's
+def test_an_address_that_is_not_ours_is_one_line(address, shot, tmp_path, capsys):
+    write(tmp_path / "a.npz", shot)
+    assert viewer.main([str(tmp_path), *address]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and address[1] in lines[0]
 
 
 def test_without_viser_the_message_says_what_to_install(shot, tmp_path, capsys, monkeypatch):
@@ -101,18 +118,42 @@ def test_without_viser_the_message_says_what_to_install(shot, tmp_path, capsys, 
     assert "pip install '.[viewer]'" in capsys.readouterr().err
 
 
-def test_the_page_opens_and_shows_every_frame(shot):
-    pytest.importorskip("viser", reason="the extra 'viewer' is not installed")
-    server = viewer.start_server("127.0.0.1", 8790)
-    try:
-        scene = viewer.make_scene(*shot, max_std=0.25)
-        asked = []
-        viewer.show(server, ["a", "b"], lambda name: asked.append(name) or scene)
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.get_port()}", timeout=20) as page:
-            assert page.status == 200 and b"<html" in page.read().lower()
-        drawn = viewer.draw(server, scene)
-        assert asked == ["a"] and len(drawn) == FRAMES
-        for (cloud, camera), view in zip(drawn, scene.views):
-            assert len(cloud.points) == len(view.points) and np.allclose(camera.position, view.position)
-    finally:
-        server.stop()
+@pytest.fixture
+def server():
+    pytest.importorskip("viser", reason="viser is not installed: pip install '.[viewer]'")
+    server = viewer.start_server("127.0.0.1", 0)
+    yield server
+    server.stop()
+
+
+def choose(server, label, value):
+    """Give a control of the page another value, as a visitor would."""
+    next(c for c in server.gui._gui_input_handle_from_uuid.values() if c.label == label).value = value
+
+
+def test_the_page_opens_and_shows_every_frame(shot, server):
+    scene = viewer.make_scene(*shot, max_std=0.25)
+    asked = []
+    viewer.show(server, ["a", "b"], lambda name: asked.append(name) or scene)
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.get_port()}", timeout=20) as page:
+        assert page.status == 200 and b"<html" in page.read().lower()
+    nodes = server.scene._handle_from_node_name
+    assert {"/path"} | {f"/frame{k}/{kind}" for k in range(FRAMES) for kind in ("points", "camera")} <= set(nodes)
+    for k, view in enumerate(scene.views):
+        assert len(nodes[f"/frame{k}/points"].points) == len(view.points)
+        np.testing.assert_allclose(nodes[f"/frame{k}/camera"].position, view.position)
+    choose(server, "all frames", False)
+    choose(server, "frame", 1)
+    assert [nodes[f"/frame{k}/points"].visible for k in range(FRAMES)] == [False, True, False]
+    choose(server, "shot", "b")
+    assert asked == ["a", "b"]
+
+
+def test_shots_chosen_in_haste_do_not_mix(shot, server):
+    scene = viewer.make_scene(*shot, max_std=0.25)
+    viewer.show(server, ["a", "b"], lambda _: scene)
+    choices = server.gui._gui_input_handle_from_uuid.values()
+    chosen = next(c for c in choices if c.label == "shot")._impl.update_cb[0]
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(chosen) for _ in range(12)]:
+            done.result()  # raises what the thread raised
