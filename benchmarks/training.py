@@ -80,7 +80,7 @@ def training_step(module: nn.Module, loss: LossFn) -> Work:
     """The training loop's step, with an optimiser of its own."""
     trained, plan = list(module.train().parameters()), Plan(steps=10**6)
     optimiser, accelerator = torch.optim.AdamW(trained, fused=True), Accelerator(cpu=True)
-    return lambda step: take_step(module, loss, plan, step, 0, optimiser, trained, accelerator)
+    return lambda step: take_step(loss, plan, step, 0, optimiser, trained, accelerator)
 
 
 def there_and_back(module: nn.Module, outputs: Callable[[], list[Tensor]]) -> Work:
