@@ -74,8 +74,11 @@ class FetchSettings:
 
 def read_list(path: str | Path) -> list[FetchRow]:
     """The lines of a list, each once, as rows that were not tried yet. Raises ValueError where it has no column id."""
-    with open(path, newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # Excel's "CSV UTF-8" begins with a mark
+            lines = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no list ({error}): save it as CSV in UTF-8") from error
     if lines and "id" not in lines[0]:
         raise ValueError(f"{path}: no column id; the first line must name the columns: id,url,licence")
     clean = lambda line, key: " ".join((line.get(key) or "").split())

@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ss3d_lib.checkpoints import load_model
+from ss3d_lib.curation import shot_names
 from ss3d_lib.drawings import show_focal, show_path
 from ss3d_lib.files import atomic_write
 from ss3d_lib.models import ClipNet
@@ -26,14 +27,18 @@ from ss3d_lib.predict import DEFAULT_CHECKPOINT, predict_video
 from ss3d_lib.progress import progress
 from ss3d_lib.video import VideoError, find_videos
 
-COLUMNS = ("video", "shot", "start_s", "end_s", "kept", "score", "reason", "focal_share", "focal_low", "focal_high", "trust")
+COLUMNS = ("video", "results", "shot", "start_s", "end_s", "kept", "score", "reason", "focal_share", "focal_low", "focal_high", "trust")
 
 
-def table_rows(video: str, summary: dict[str, dict]) -> list[dict]:
-    """One row per shot of what `predict_video` returns; focal lengths in shares of the longer side."""
+def table_rows(video: str, results: str, summary: dict[str, dict]) -> list[dict]:
+    """One row per shot of what `predict_video` returned; focal lengths in shares of the longer side.
+
+    Args:
+        video: its name in the folder. results: the folder, below that of the table, where its predictions lie.
+    """
     rows = []
     for shot, said in summary.items():
-        row = {"video": video, "shot": shot, "kept": 0, "reason": said["reason"] or said["status"]}
+        row = {"video": video, "results": results, "shot": shot, "kept": 0, "reason": said["reason"] or said["status"]}
         if said["status"] == "predicted":
             longer = max(said["height"], said["width"])
             low, high = (float(bound) / longer for bound in said["focal_interval_px"])
@@ -45,17 +50,24 @@ def table_rows(video: str, summary: dict[str, dict]) -> list[dict]:
 
 
 def predict_folder(model: ClipNet, path: Path, out: Path) -> pd.DataFrame:
-    """Predict all videos; returns the table that shots.csv holds."""
-    rows, videos = [], find_videos(path)
-    for video in progress(videos, len(videos), "videos"):
+    """Predict all videos, each into a folder of its own; returns the table that shots.csv holds."""
+    rows, results = [], shot_names(find_videos(path))
+    out.mkdir(parents=True, exist_ok=True)
+    for video, name in progress(results.items(), len(results), "videos"):
+        shown = printable(video.relative_to(path) if path.is_dir() else video.name)
         try:
-            rows += table_rows(video.name, predict_video(model, video, out / video.stem))
+            rows += table_rows(shown, name, predict_video(model, video, out / name))
         except (VideoError, OSError, ValueError) as error:
-            rows.append({"video": video.name, "shot": "", "kept": 0, "reason": str(error)})
+            rows.append({"video": shown, "results": name, "shot": "", "kept": 0, "reason": printable(error)})
     table = pd.DataFrame(rows, columns=COLUMNS)
     with atomic_write(out / "shots.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.3f")
     return table
+
+
+def printable(text: object) -> str:
+    """As text that UTF-8 can hold: a file name may be any bytes."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def kept_figure(table: pd.DataFrame, out: Path, most: int = 12) -> Figure:
@@ -63,7 +75,7 @@ def kept_figure(table: pd.DataFrame, out: Path, most: int = 12) -> Figure:
     kept = table[table.kept == 1].sort_values("score", ascending=False).drop_duplicates("video").head(most)
     figure, axes = plt.subplots(max(1, len(kept)), 4, figsize=(11, 2.1 * max(1, len(kept))), squeeze=False)
     for line, row in zip(axes, kept.itertuples()):
-        with np.load(out / Path(row.video).stem / f"{row.shot}.npz", allow_pickle=False) as said:
+        with np.load(out / row.results / f"{row.shot}.npz", allow_pickle=False) as said:
             middle = len(said["frames"]) // 2
             show_image(line[0], said["frames"][middle], f"{row.shot}, score {row.score:.2f}")
             show_inverse_depth(line[1], said["depth_m"][middle], f"inverse depth, trust {row.trust:.2f}")
@@ -87,12 +99,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     use_style()
     try:
         table = predict_folder(load_model(options.checkpoint), options.videos, options.out)
-    except (VideoError, FileNotFoundError, ValueError) as error:
+        save_figure(kept_figure(table, options.out), options.out / "gallery.png")
+    except (VideoError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(table.to_string(index=False, float_format="%.2f", na_rep="-"))
-    save_figure(kept_figure(table, options.out), options.out / "gallery.png")
-    return 0 if table.kept.any() else 1
+    print(table.drop(columns="results").to_string(index=False, float_format="%.2f", na_rep="-"))
+    failed = table.groupby("video").score.apply(lambda scores: scores.isna().all())
+    if failed.any():
+        print(f"{failed.sum()} of {len(failed)} videos gave no shot: {', '.join(failed.index[failed])}", file=sys.stderr)
+    return int(failed.all())
 
 
 if __name__ == "__main__":

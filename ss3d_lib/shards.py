@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import random
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,24 +38,28 @@ def write_shards(
 ) -> list[Path]:
     """Put the shots that scores.csv kept into shards of at most about `shard_mb`; returns the paths of the shards.
 
-    Shards that hold the same already are left as they are, and shards of an earlier division are removed.
+    Shards that hold the same already are left as they are. Shards of an earlier division are removed once the new ones are
+    there; other files in `out` are not touched.
 
     Args:
         curate, score: result folders of those stages. small: frames as JPEG, without flow.
 
     Raises:
-        FileNotFoundError: an earlier stage has not run. RuntimeError: a shard could not be written.
+        FileNotFoundError: an earlier stage has not run. ValueError: it kept no shot. RuntimeError: a shard could not be written.
     """
     rows = pd.read_csv(score / "scores.csv", keep_default_na=False)
     kept = sorted(rows[rows.kept == 1].to_dict("records"), key=lambda row: _digest(row["shot"]))
+    if not kept:
+        raise ValueError(f"{score / 'scores.csv'}: no shot is kept, so there is nothing to write; {out} is left as it was")
     groups = _divide(kept, [_size_mb(row, curate, score, small) for row in kept], shard_mb)
     jobs = [(out / f"shots-{i:06d}.tar", group, curate, score, small) for i, group in enumerate(groups)]
     out.mkdir(parents=True, exist_ok=True)
-    for stale in set(out.glob("shots-*.*")) - {p for path, *_ in jobs for p in (path, path.with_suffix(".json"))}:
-        stale.unlink()
     for _, _, error in watch(run_jobs(_write_shard, jobs, workers, backend)):
         if error:
             raise RuntimeError(f"a shard could not be written: {error}")
+    for stale in set(out.glob("shots-*")) - {p for path, *_ in jobs for p in (path, path.with_suffix(".json"))}:
+        if re.fullmatch(r"shots-\d{6}\.(tar|json)", stale.name):
+            stale.unlink()
     return [path for path, *_ in jobs]
 
 
@@ -173,12 +178,12 @@ def _digest(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ss3d_lib.shards", description="Tar shards of the kept shots.")
-    parser.add_argument("--curate", type=Path, default=Path("results/curate"))
-    parser.add_argument("--score", type=Path, default=Path("results/score"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--shard-mb", type=float, default=SHARD_MB)
+    parser.add_argument("--curate", type=Path, default=Path("results/curate"), help="frames of the shots (default: %(default)s)")
+    parser.add_argument("--score", type=Path, default=Path("results/score"), help="scores and flow (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for shots-NNNNNN.tar")
+    parser.add_argument("--shard-mb", type=float, default=SHARD_MB, help="largest size of a shard (default: %(default)s)")
     parser.add_argument("--small", action="store_true", help="JPEG frames without flow: about a tenth of the size")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--backend", choices=BACKENDS, default="processes")
     options = vars(parser.parse_args(arguments))
     try:

@@ -113,8 +113,11 @@ def dequantise(rows: Sequence[bytes]) -> np.ndarray | None:
 
 def read_vocabulary(path: str | Path) -> dict[int, str]:
     """Label numbers to names, from YouTube-8M's vocabulary.csv (columns Index, Name, ...)."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no vocabulary ({error}): save it as CSV in UTF-8") from error
     if not rows or not {"Index", "Name"} <= set(rows[0]):
         raise ValueError(f"{path}: no columns Index and Name; give YouTube-8M's vocabulary.csv")
     return {int(row["Index"]): row["Name"] for row in rows}

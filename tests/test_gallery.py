@@ -1,5 +1,8 @@
 """The table and pictures of a folder of videos, with files that cannot be read among them."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -49,3 +52,24 @@ def test_a_missing_folder_or_checkpoint_is_one_clear_line(folder, capsys):
     assert "nowhere" in capsys.readouterr().err
     assert gallery.main([str(folder / "videos"), "--out", str(folder / "x"), "--checkpoint", "none.safetensors"]) == 1
     assert "none.safetensors" in capsys.readouterr().err
+
+
+def test_two_videos_of_one_name_keep_a_folder_each(folder, tmp_path, capsys):
+    videos = tmp_path / "videos"
+    for place in (videos, videos / "sub"):
+        place.mkdir()
+        shutil.copy2(folder / "videos/multi_view.mp4", place / "clip.mp4")
+    (videos / os.fsdecode(b"bad\xff.mp4")).write_bytes(b"")
+    out = tmp_path / "out"
+    assert gallery.main([str(videos), "--out", str(out), "--checkpoint", str(folder / "model.safetensors")]) == 0
+    table = gallery.pd.read_csv(out / "shots.csv", keep_default_na=False)
+    good = table[table.kept == 1]
+    assert sorted(good.video) == ["clip.mp4", "sub/clip.mp4"] and good.results.nunique() == 2
+    assert all((out / row.results / f"{row.shot}.npz").is_file() for row in good.itertuples())
+    assert "1 of 3 videos gave no shot" in capsys.readouterr().err
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_clear_line(folder, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert gallery.main([str(folder / "videos"), "--out", str(tmp_path / "out"), "--checkpoint", str(folder / "model.safetensors")]) == 1
+    assert "out" in capsys.readouterr().err and (tmp_path / "out").read_text() == "mine"

@@ -43,6 +43,23 @@ def test_the_stream_gives_what_the_stages_wrote(stages, tmp_path):
         assert (shot.stride, shot.score) == (stride, float(kept(stages)[name]["score"]))
 
 
+def test_only_shards_of_ours_are_removed_and_only_for_new_ones(stages, tmp_path):
+    many = shards.write_shards(*stages, tmp_path, shard_mb=3.0)
+    foreign = [tmp_path / name for name in ("shots-holiday2020.mp4", "shots-1.tar", "shots-000099.json.bak")]
+    for path in foreign:
+        path.write_text("{}")
+    (one,) = shards.write_shards(*stages, tmp_path)
+    assert one == many[0] and not any(path.exists() or path.with_suffix(".json").exists() for path in many[1:])
+    assert all(path.read_text() == "{}" for path in foreign)
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    header = (stages[1] / "scores.csv").read_text().splitlines()[0]
+    (nothing / "scores.csv").write_text(header + "\n")
+    with pytest.raises(ValueError, match="no shot is kept"):
+        shards.write_shards(stages[0], nothing, tmp_path)
+    assert one.exists()
+
+
 def test_small_shards_are_small_and_near(stages, tmp_path):
     exact, small = tmp_path / "exact", tmp_path / "small"
     sizes = [sum(p.stat().st_size for p in shards.write_shards(*stages, out, small=out is small)) for out in (exact, small)]
