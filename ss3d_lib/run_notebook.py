@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -25,10 +26,11 @@ from typing import Any
 try:
     import nbformat
     import papermill
+    import yaml
     from nbclient.exceptions import DeadKernelError
 
     from ss3d_lib.files import atomic_write, safe_name, write_json
-    from ss3d_lib.graph import transitive_modules
+    from ss3d_lib.graph import PIPELINES, transitive_modules
     from ss3d_lib.notebooks import declared_parameters, notebook_path, read_notebook, scrub
     from ss3d_lib.params import BASE, PARAMS_FILE, check_keys, check_types, parse_overrides, stage_values
     from ss3d_lib.progress import EXECUTED_ENV
@@ -51,13 +53,18 @@ class Plan:
     parameters: dict[str, Any]
     results: Path
     scratch: Path
+    changed: dict[str, Any]  # values that -p gave in place of those of params.yaml
 
     @property
     def command(self) -> str:
-        if Path(self.stage, "dvc.yaml").is_file():  # a stage with a DVC file of its own
-            return f"dvc repro {self.stage}/dvc.yaml"
+        """What runs this again: DVC where it knows the stage and would run it with the same values."""
+        files = {name: path for path in PIPELINES if path.is_file() for name in yaml.safe_load(path.read_text())["stages"]}
+        if self.changed or self.stage not in files:
+            given = "".join(f" -p {shlex.quote(f'{key}={value}')}" for key, value in self.changed.items())
+            return f"python -m ss3d_lib.run_notebook {self.stage}{given}"
+        place = "" if files[self.stage] == PIPELINES[0] else f"{files[self.stage].as_posix()}:"
         matrix = "" if self.results == RESULTS / self.stage else f"@{self.results.name}"
-        return f"dvc repro {self.stage}{matrix}"
+        return f"dvc repro {place}{self.stage}{matrix}"
 
 
 class StageError(RuntimeError):
@@ -79,12 +86,13 @@ def plan(stage: str, overrides: Mapping[str, Any] | None = None) -> Plan:
     values = stage_values(stage)
     defaults = declared_parameters(read_notebook(path), str(path))
     matrix = [key for key in overrides if key not in values]
+    changed = {key: value for key, value in overrides.items() if key in values}
     values |= overrides
     given_in = f"{PARAMS_FILE}, sections {BASE} + {stage}" + (" and -p" if overrides else "")
     check_keys(values, defaults, given_in, f"the parameters cell of {path}")
     check_types(values, defaults, given_in)
     folder = Path(stage, "-".join(safe_name(str(overrides[key])) for key in matrix))
-    return Plan(stage, path, values, RESULTS / folder, SCRATCH / folder)
+    return Plan(stage, path, values, RESULTS / folder, SCRATCH / folder, changed)
 
 
 def run(plan: Plan) -> float:

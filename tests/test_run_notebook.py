@@ -98,7 +98,7 @@ def test_an_interrupt_reaches_the_cell_and_says_how_to_go_on(repository, number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == run_notebook.INTERRUPTED
     assert Path(".scratch/tiny/rolling").exists()
-    assert "interrupted" in error and "dvc repro tiny" in error and "Traceback" not in error
+    assert "interrupted" in error and "run_notebook tiny" in error and "Traceback" not in error
     assert not Path("results/tiny/02_tiny.ipynb").exists()
 
 
@@ -126,6 +126,7 @@ def test_scratch_outlives_an_interruption_but_not_a_change(repository, capsys):
 
 def test_matrix_keys_name_the_folder(repository):
     repository(sections={"base": "{seed: 0}", "tiny": "{rate: 1.0}"})
+    Path("dvc.yaml").write_text("stages: {tiny: {cmd: x}}")
     planned = run_notebook.plan("tiny", {"name": "student-v1"})
     assert planned.results == Path("results/tiny/student-v1")
     assert planned.parameters == {"seed": 0, "rate": 1.0, "name": "student-v1"}
@@ -138,6 +139,18 @@ def test_an_override_of_a_known_key_keeps_the_folder(repository):
     repository()
     planned = run_notebook.plan("tiny", {"rate": 2})
     assert planned.results == Path("results/tiny") and planned.parameters["rate"] == 2
+
+
+def test_the_command_that_goes_on_is_the_one_that_was_given(repository):
+    repository()
+    command = lambda **given: run_notebook.plan("tiny", given).command
+    assert command() == "python -m ss3d_lib.run_notebook tiny", "DVC does not know it"
+    assert command(name="a b.mp4") == "python -m ss3d_lib.run_notebook tiny -p 'name=a b.mp4'"
+    for path, target in ((Path("dvc.yaml"), "tiny"), (Path("ablations/dvc.yaml"), "ablations/dvc.yaml:tiny")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("stages: {tiny: {cmd: x}}")
+        assert command() == f"dvc repro {target}" and "dvc repro" not in command(rate=2)
+        path.unlink()
 
 
 @pytest.mark.parametrize(
