@@ -165,6 +165,8 @@ table = np.array(list(errors.values()))
 plots.save_figure(
     plots.score_table(table, list(errors), columns, "|log error| of depth, unseen videos"), figures / "errors.png"
 )
+
+# %%
 alone = [experts.held_out_batches(found.judges(shots, k), replace(terms, single_image=1.0)) for k in range(found.count)]
 before = load_model("results/stage2/model.safetensors")
 blind = [np.mean([experts.mean_error(m.depth_net, b) for b in alone]) for m in (before, student)]

@@ -72,13 +72,18 @@ class FetchSettings:
     give_up_after: int = 10  # failures in a row: the server, or the network, wants no more of us
 
 
-def read_list(path: str | Path) -> list[FetchRow]:
-    """The lines of a list, each once, as rows that were not tried yet. Raises ValueError where it has no column id."""
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    """The lines of a CSV that a person wrote or saved, by column. Raises ValueError naming the file that is none."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:  # Excel's "CSV UTF-8" begins with a mark
-            lines = list(csv.DictReader(file))
+            return list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no list ({error}): save it as CSV in UTF-8") from error
+        raise ValueError(f"{path} cannot be read ({error}): save it as CSV in UTF-8") from error
+
+
+def read_list(path: str | Path) -> list[FetchRow]:
+    """The lines of a list, each once, as rows that were not tried yet. Raises ValueError where it has no column id."""
+    lines = read_csv(path)
     if lines and "id" not in lines[0]:
         raise ValueError(f"{path}: no column id; the first line must name the columns: id,url,licence")
     clean = lambda line, key: " ".join((line.get(key) or "").split())

@@ -53,17 +53,18 @@ class Plan:
     parameters: dict[str, Any]
     results: Path
     scratch: Path
-    changed: dict[str, Any]  # values that -p gave in place of those of params.yaml
+    given: dict[str, Any]  # by -p
+    matrix: tuple[str, ...]  # those of its keys that name the folder; the others change params.yaml's values
 
     @property
     def command(self) -> str:
         """What runs this again: DVC where it knows the stage and would run it with the same values."""
         files = {name: path for path in PIPELINES if path.is_file() for name in yaml.safe_load(path.read_text())["stages"]}
-        if self.changed or self.stage not in files:
-            given = "".join(f" -p {shlex.quote(f'{key}={value}')}" for key, value in self.changed.items())
+        if set(self.given) > set(self.matrix) or self.stage not in files:
+            given = "".join(f" -p {shlex.quote(f'{key}={value}')}" for key, value in self.given.items())
             return f"python -m ss3d_lib.run_notebook {self.stage}{given}"
         place = "" if files[self.stage] == PIPELINES[0] else f"{files[self.stage].as_posix()}:"
-        matrix = "" if self.results == RESULTS / self.stage else f"@{self.results.name}"
+        matrix = f"@{self.results.name}" if self.matrix else ""
         return f"dvc repro {place}{self.stage}{matrix}"
 
 
@@ -85,14 +86,13 @@ def plan(stage: str, overrides: Mapping[str, Any] | None = None) -> Plan:
     path = notebook_path(stage)
     values = stage_values(stage)
     defaults = declared_parameters(read_notebook(path), str(path))
-    matrix = [key for key in overrides if key not in values]
-    changed = {key: value for key, value in overrides.items() if key in values}
+    matrix = tuple(key for key in overrides if key not in values)
     values |= overrides
     given_in = f"{PARAMS_FILE}, sections {BASE} + {stage}" + (" and -p" if overrides else "")
     check_keys(values, defaults, given_in, f"the parameters cell of {path}")
     check_types(values, defaults, given_in)
     folder = Path(stage, "-".join(safe_name(str(overrides[key])) for key in matrix))
-    return Plan(stage, path, values, RESULTS / folder, SCRATCH / folder, changed)
+    return Plan(stage, path, values, RESULTS / folder, SCRATCH / folder, overrides, matrix)
 
 
 def run(plan: Plan) -> float:

@@ -24,6 +24,7 @@ from tfrecord import example_pb2
 from tfrecord.reader import tfrecord_iterator
 
 from ss3d_lib.downloads import Pacer, RefusedError, TemporaryError, get_text, retried
+from ss3d_lib.fetch import read_csv
 from ss3d_lib.files import atomic_write
 from ss3d_lib.progress import progress
 
@@ -113,11 +114,7 @@ def dequantise(rows: Sequence[bytes]) -> np.ndarray | None:
 
 def read_vocabulary(path: str | Path) -> dict[int, str]:
     """Label numbers to names, from YouTube-8M's vocabulary.csv (columns Index, Name, ...)."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no vocabulary ({error}): save it as CSV in UTF-8") from error
+    rows = read_csv(path)
     if not rows or not {"Index", "Name"} <= set(rows[0]):
         raise ValueError(f"{path}: no columns Index and Name; give YouTube-8M's vocabulary.csv")
     return {int(row["Index"]): row["Name"] for row in rows}

@@ -328,7 +328,7 @@ def test_command_line(server, tmp_path, clip, capsys):
     (tmp_path / "bad.csv").write_text("http://host/a.mp4\n")
     assert fetch.main([str(tmp_path / "bad.csv"), *command[1:]]) in (0, 1)
     (tmp_path / "bad.csv").write_bytes("id,url\n".encode("utf-16"))
-    assert fetch.main([str(tmp_path / "bad.csv"), *command[1:]]) == 1 and "bad.csv is no list" in capsys.readouterr().err
+    assert fetch.main([str(tmp_path / "bad.csv"), *command[1:]]) == 1 and "bad.csv cannot be read" in capsys.readouterr().err
     excel = tmp_path / "excel.csv"
     excel.write_text("id,url\na,b\n", encoding="utf-8-sig")
     assert [row.id for row in fetch.read_list(excel)] == ["a"]

@@ -117,3 +117,11 @@ def test_a_training_run_by_hand_never_takes_the_checkpoint_of_other_settings():
     assert sum(map(len, calls.values())) >= 5
     for name, found in calls.items():
         assert all("fingerprint=depends" in call for call in found), name
+
+
+def test_every_figure_that_is_saved_is_shown(notebook):
+    """A cell shows its last expression only: a figure that is saved above it is seen by nobody."""
+    for cell in code_cells(notebook):
+        body = ast.parse(cell.source).body
+        saved = [node for node in body if "save_figure(" in ast.unparse(node) and "display(" not in ast.unparse(node)]
+        assert all(node is body[-1] and isinstance(node, ast.Expr) for node in saved), ast.unparse(saved[0])

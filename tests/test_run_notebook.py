@@ -131,6 +131,8 @@ def test_matrix_keys_name_the_folder(repository):
     assert planned.results == Path("results/tiny/student-v1")
     assert planned.parameters == {"seed": 0, "rate": 1.0, "name": "student-v1"}
     assert planned.command == "dvc repro tiny@student-v1"
+    both = run_notebook.plan("tiny", {"name": "student-v1", "rate": 2.0})
+    assert both.command == "python -m ss3d_lib.run_notebook tiny -p name=student-v1 -p rate=2.0"
     with pytest.raises(ValueError, match="'../x' cannot be a file name"):
         run_notebook.plan("tiny", {"name": "../x"})
 
