@@ -137,7 +137,7 @@ write_json(out / "metrics.json", measured)
 # about nothing: the network reads the same evidence from the clip, and few training frames have a true depth.
 
 # %%
-labelled = ceiling.labelled_shots(data, Path("results"), Path(".scratch/baselines/corpus"), threads)
+labelled = ceiling.labelled_shots(data, Path("results"), threads)
 model = load_model("results/stage1/model.safetensors")
 loss = lambda rng: ceiling.supervised_loss(model, labelled, images, joint.Terms(), rng)
 plan = Plan(steps, learning_rate=learning_rate, seed=seed)

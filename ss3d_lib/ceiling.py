@@ -11,17 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ss3d_lib.curation import ShotRow, curate_videos, read_rows
+from ss3d_lib.curation import ShotRow, curate_video, read_rows
 from ss3d_lib.data import Shot, frames_tensor, load_shots
 from ss3d_lib.datasets.embedded import Truth, load_truth, truth_path, video_paths
-from ss3d_lib.intrinsics import TEACHER_SHARPNESS, estimate_all
+from ss3d_lib.finetuning import ready_shot
+from ss3d_lib.jobs import run_jobs
 from ss3d_lib.joint import DepthBatch, Terms, augment, degraded, depth_terms, evidence
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.triangulation import LOG_RANGE, DepthEvidence, half_grid
 from ss3d_lib.progress import progress
-from ss3d_lib.score import score_shots
-from ss3d_lib.signal import KEPT
-from ss3d_lib.stereo import sweep_all
+from ss3d_lib.score import score_row
 from ss3d_lib.video import working_size
 
 
@@ -35,34 +34,39 @@ class LabelledShot:
     known: np.ndarray  # (K, h, w) float, 1 where it was measured
 
 
-def labelled_shots(data: str | Path, results: Path, work: Path, workers: int) -> list[LabelledShot]:
+def labelled_shots(data: str | Path, results: Path, workers: int) -> list[LabelledShot]:
     """The training shots with their true depth, of the embedded training split: those of this run where it was trained on
-    that split; else, since videos of one's own have no truth, those that the same label-free stages find in it.
+    that split; else, since videos of one's own have no truth, those that the label-free stages' functions find in it.
 
     Args:
-        data: the embedded corpus. results: what the stages wrote. work: where the split goes in the second case.
+        data: the embedded corpus. results: what the stages wrote.
 
     Raises:
         DatasetError: the corpus is not there.
-        RuntimeError: cameras or plane sweeps of a shot failed in the second case.
+        RuntimeError: a video of it failed in the second case.
     """
-    found = label_shots(_shots_of(results, results / "stage1/cameras", results / "stage2/stereo"), results, data)
+    shots = load_shots(results / "curate", results / "score", results / "stage1/cameras", results / "stage2/stereo")
+    found = label_shots(shots, results, data)
     if found:
         return found
     print("The videos of this run have no truth: the control is trained on the embedded training split instead.")
-    rows = curate_videos(video_paths(data, "train"), work / "curate", work / "videos", workers=workers)
-    kept = [row for row in rows if row.status == "kept"]
-    watch = lambda jobs: progress(jobs, len(kept), "scoring shots")  # noqa: E731
-    score_shots(kept, work / "curate/frames", work / "score", work / "scored", KEPT, workers, watch)
-    of, cameras, stereo = (str(work / "curate"), str(work / "score")), str(work / "cameras"), str(work / "stereo")
-    errors = estimate_all(*of, cameras, TEACHER_SHARPNESS, workers) | sweep_all(*of, cameras, stereo, workers)
-    if errors:
-        raise RuntimeError(f"{work}: {len(errors)} shots failed, such as {list(errors.values())[:3]}")
-    return label_shots(_shots_of(work, work / "cameras", work / "stereo"), work, data)
+    jobs = [(str(video), str(data)) for video in video_paths(data, "train")]
+    for (video, _), labelled, error in progress(run_jobs(label_video, jobs, workers), len(jobs), "videos with truth"):
+        if error:
+            raise RuntimeError(f"{video}: {error}")
+        found += labelled
+    return sorted(found, key=lambda one: one.shot.name)  # they come as they are finished
 
 
-def _shots_of(results: Path, cameras: Path, stereo: Path) -> list[Shot]:
-    return load_shots(results / "curate", results / "score", cameras, stereo)
+def label_video(video: str, data: str) -> list[LabelledShot]:
+    """The shots with a signal of one video of the corpus, with all that training reads, and their true depth."""
+    truth, labelled = load_truth(truth_path(data, Path(video))), []
+    for curated in curate_video(video):
+        row = score_row(curated.row, curated.frames)
+        if row.kept:
+            shot = ready_shot(row.shot, row.video, row.score, row.stride, curated.frames)
+            labelled.append(label_shot(shot, curated.row, truth))
+    return [one for one in labelled if one.frames]
 
 
 def label_shots(shots: list[Shot], results: Path, data: str | Path) -> list[LabelledShot]:

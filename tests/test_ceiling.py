@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from ss3d_lib import ceiling
-from ss3d_lib.curation import ShotRow
+from ss3d_lib.curation import ShotRow, curate_video, write_rows
 from ss3d_lib.score import ScoreRow
 
 VIDEO = "train_000"
@@ -36,16 +36,14 @@ def of_other_videos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def labelled(corpus, of_other_videos, tmp_path_factory):
-    """What is made of the corpus for such a run, and the folder it is in."""
-    work = tmp_path_factory.mktemp("work")
-    return ceiling.labelled_shots(corpus, of_other_videos, work, 1), work
+def labelled(corpus, of_other_videos):
+    """What is made of the corpus for such a run."""
+    return ceiling.labelled_shots(corpus, of_other_videos, 1)
 
 
 def test_a_run_on_other_videos_gets_the_labels_of_the_training_split(labelled):
-    shots, _ = labelled
-    assert shots and all(one.shot.name.startswith(VIDEO) for one in shots)
-    for one in shots:
+    assert labelled and all(one.shot.name.startswith(VIDEO) for one in labelled)
+    for one in labelled:
         height, width = one.shot.size
         assert one.log_inverse_depth.shape == one.known.shape == (len(one.frames), height // 2, width // 2)
         assert one.known.mean() > 0.5 and np.isfinite(one.log_inverse_depth).all()
@@ -54,9 +52,8 @@ def test_a_run_on_other_videos_gets_the_labels_of_the_training_split(labelled):
 
 def test_the_truth_agrees_with_what_the_clip_triangulates(labelled):
     """Labels of the wrong place would correlate no better than those of the mirrored picture."""
-    shots, _ = labelled
     agreement, by_chance = [], []
-    for one in shots:
+    for one in labelled:
         for k, frame in enumerate(one.frames):
             evidence = ceiling.evidence([one.shot], [frame], part=False)
             sure = (evidence.weight[0].numpy() > 0.5) & (one.known[k] > 0)
@@ -67,11 +64,13 @@ def test_the_truth_agrees_with_what_the_clip_triangulates(labelled):
 
 
 def test_a_namesake_in_another_folder_has_no_label(labelled, corpus, tmp_path):
-    shots, work = labelled
-    own = [one.shot for one in shots]
-    assert len(ceiling.label_shots(own, work, corpus)) == len(own)
+    own = [one.shot for one in labelled]
+    (tmp_path / "curate").mkdir()
+    rows = [shot.row for shot in curate_video(corpus / f"videos/train/{VIDEO}.mp4")]
+    write_rows(tmp_path / "curate/shots.csv", rows)
+    assert len(ceiling.label_shots(own, tmp_path, corpus)) == len(own)
     stranger = tmp_path / "videos/train" / f"{VIDEO}.mp4"
-    assert not ceiling.label_shots([replace(shot, video=str(stranger)) for shot in own], work, corpus)
+    assert not ceiling.label_shots([replace(shot, video=str(stranger)) for shot in own], tmp_path, corpus)
     link = tmp_path / "linked"
     os.symlink(corpus / "videos/train", link)
-    assert ceiling.label_shots([replace(own[0], video=str(link / f"{VIDEO}.mp4"))], work, corpus)
+    assert ceiling.label_shots([replace(own[0], video=str(link / f"{VIDEO}.mp4"))], tmp_path, corpus)
