@@ -21,7 +21,6 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -55,12 +54,19 @@ RATIOS = {  # name: (row, row), times of the first over times of the second
 Work = Callable[[int], object]  # one step, of the given number
 
 
+_autocast = torch.autocast
+
+
+def _no_autocast(device: str, **given) -> torch.autocast:
+    return _autocast(device, **given | {"enabled": False})
+
+
 @contextmanager
 def arithmetic(bf16: bool = True, channels_last: bool = True) -> Iterator[None]:
     """The networks' arithmetic with one or both of the things turned off that the library always turns on."""
     with ExitStack() as off:
         if not bf16:
-            off.enter_context(mock.patch.object(torch, "autocast", partial(torch.autocast, enabled=False)))
+            off.enter_context(mock.patch.object(torch, "autocast", _no_autocast))
         if not channels_last:
             off.enter_context(mock.patch.object(torch, "channels_last", torch.contiguous_format))
         yield

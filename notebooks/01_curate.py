@@ -36,6 +36,7 @@ duplicate_bits = 8  # of 63: hashes this close are the same picture in another e
 # %%
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ assert working.shape[1:3] in video.WORKING_SIZES.values() and working.dtype == n
 # %%
 require_free_space(out, 8e6 * len(paths))
 settings = CurateSettings(max_fps, min_frames, max_frames, duplicate_bits)
-watch = lambda jobs: progress(jobs, len(paths), "curating videos")
+watch = partial(progress, label="curating videos")
 rows = curate_videos(paths, out, work, settings, threads, watch)
 table = pd.DataFrame(rows)
 table.groupby(["status", table.reason.str.split(":").str[0]]).shot.count().rename("shots").to_frame()

@@ -30,6 +30,7 @@ min_score = 0.5  # the middle of every ramp below: keep what is more likely usef
 
 # %%
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ pd.DataFrame({f"stride {stride}": vars(found.terms) for stride, found in table.i
 # ## All shots
 
 # %%
-watch = lambda jobs: progress(jobs, len(rows), "scoring shots")
+watch = partial(progress, label="scoring shots")
 scored = score_shots(rows, curated / "frames", out, work, min_score, threads, watch)
 scores = pd.DataFrame(scored)
 plots.save_figure(

@@ -43,6 +43,7 @@ min_crop = 0.7  # smallest random crop, as in stage 2
 
 # %%
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ plots.use_style()
 out, work = Path("results/experts"), Path(".scratch/experts/training")
 figures = out / "figures"
 training = load_shots("results/curate", "results/score", "results/stage1/cameras", "results/stage2/stereo")
-watch = lambda finished: progress(finished, max_judges or None, "judges")
+watch = partial(progress, label="judges")
 judging = finetuning.target_shots(judge_videos, CurateSettings(), min_score, max_judges, threads, watch)
 finetuning.save_shots(out / "judges", judging)
 shots, judge = training + judging, np.array([False] * len(training) + [True] * len(judging))

@@ -10,7 +10,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -120,7 +120,7 @@ def prepare(recipe: Recipe, usual: Recipe, results: Path, work: Path, workers: i
     if recipe.min_score != usual.min_score:
         made = dataclasses.replace(made, score=folder / "score")
         rows = [row for row in read_rows(made.curate / "shots.csv") if row.status == "kept"]
-        watch = lambda jobs: progress(jobs, len(rows), "scoring shots")  # noqa: E731
+        watch = partial(progress, label="scoring shots")
         score_shots(rows, made.curate / "frames", made.score, folder / "shots", recipe.min_score, workers, watch)
     if recipe.sharpness == usual.sharpness:  # shots that the stages have looked at keep their cameras
         shutil.copytree(stages.cameras, made.cameras, dirs_exist_ok=True)

@@ -33,6 +33,8 @@ def load_model(path: str | Path) -> ClipNet:
             f"checkpoint {path} does not exist: run the stage that writes it (`dvc repro`), fetch what comes with the "
             "repository (`make data`), or give another path"
         )
+    if path.is_dir():
+        raise ValueError(f"checkpoint {path} is a folder: give the .safetensors file in it")
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
@@ -42,8 +44,10 @@ def load_model(path: str | Path) -> ClipNet:
                 )
             model = ClipNet(json.loads(meta[FORMAT])["size"])
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
-    except (SafetensorError, RuntimeError, json.JSONDecodeError, KeyError) as error:
+    except (SafetensorError, OSError, RuntimeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f"checkpoint {path} cannot be read ({str(error)[:200]}): make it again or fetch it with `dvc pull`"
         ) from error
+    if not all(value.isfinite().all() for value in model.state_dict().values()):
+        raise ValueError(f"checkpoint {path} holds weights that are not finite: make it again or fetch it with `dvc pull`")
     return model.eval()

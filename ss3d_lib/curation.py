@@ -22,8 +22,9 @@ import numpy as np
 from ss3d_lib import shots, video
 from ss3d_lib.borders import picture_box
 from ss3d_lib.duplicates import DuplicateIndex, frame_hashes
-from ss3d_lib.files import atomic_write, read_json, write_json
+from ss3d_lib.files import atomic_write, disk_errors_name, printable, read_json, write_json
 from ss3d_lib.jobs import run_jobs
+from ss3d_lib.progress import silent
 
 DECODE_SHORT_SIDE_PX = 288  # twice the working size: enough for any crop, and a long video still fits in memory
 LOOK_AHEAD = 32  # frames at the end of a block that may still belong to a fade
@@ -221,9 +222,9 @@ def _make_shot(info, name, index, frames, times_s, numbers, settings: CurateSett
 
 
 def _failed(path: Path, name: str, index: int, reason: str, start_s: float, end_s: float) -> Shot:
-    text = " ".join(reason.split())
+    text = printable(" ".join(reason.split()))
     row = ShotRow(
-        f"{name}_s{index:02d}", path.as_posix(), index, round(start_s, 4), round(end_s, 4), 0.0, 0, 0, 0, "", "failed", text, 0, 0
+        f"{name}_s{index:02d}", printable(path.as_posix()), index, round(start_s, 4), round(end_s, 4), 0.0, 0, 0, 0, "", "failed", text, 0, 0
     )  # fmt: skip
     return Shot(row, None, np.zeros(0, np.uint64))
 
@@ -235,7 +236,7 @@ def shot_names(paths: Sequence[Path]) -> dict[Path, str]:
     counts: dict[str, int] = {}
     for stem in plain.values():
         counts[stem.lower()] = counts.get(stem.lower(), 0) + 1
-    digest = lambda p: hashlib.sha256(p.as_posix().encode()).hexdigest()[:8]  # noqa: E731
+    digest = lambda p: hashlib.sha256(os.fsencode(p.as_posix())).hexdigest()[:8]  # noqa: E731
     return {p: n if counts[n.lower()] == 1 else f"{n}-{digest(p)}" for p, n in plain.items()}
 
 
@@ -253,7 +254,8 @@ def curate_to(path: Path, name: str, folder: Path, settings: CurateSettings) -> 
     records = []
     for shot in curate_video(path, settings, name):
         if shot.frames is not None:
-            np.save(home / f"{shot.row.shot}.npy", shot.frames, allow_pickle=False)
+            with disk_errors_name(home):
+                np.save(home / f"{shot.row.shot}.npy", shot.frames, allow_pickle=False)
         records.append({"row": asdict(shot.row), "hashes": [f"{h:016x}" for h in shot.hashes.tolist()]})
     write_json(done, {"stamp": stamp, "shots": records}, digits=12)
     return home
@@ -267,19 +269,19 @@ def source_stamp(path: Path, settings: CurateSettings) -> str:
 
 
 def curate_videos(
-    paths: Sequence[Path], out: Path, work: Path, settings: CurateSettings = DEFAULTS, workers: int = 2, watch=iter,
+    paths: Sequence[Path], out: Path, work: Path, settings: CurateSettings = DEFAULTS, workers: int = 2, watch=silent,
     backend: str = "processes",
 ) -> list[ShotRow]:
     """Curate the videos `paths` into `out`: shots.csv and frames/SHOT.npy. Returns the rows, sorted.
 
     Args:
         work: where finished videos wait; after an interruption the next call goes on from there.
-        watch: wraps the iterable of finished videos, e.g. a progress display.
+        watch: called with the finished videos and their number; gives them back, e.g. `progress`.
         backend: "processes", or "ray" for a cluster (`work` must then lie on a disk that all nodes share).
     """
     names = shot_names(paths)
     jobs = [(path, name, Path(work), settings) for path, name in names.items()]
-    for (path, name, *_), _, error in watch(run_jobs(curate_to, jobs, workers, backend)):
+    for (path, name, *_), _, error in watch(run_jobs(curate_to, jobs, workers, backend), len(jobs)):
         if error:
             record = {"row": asdict(_failed(path, name, 0, error, 0.0, 0.0).row), "hashes": []}
             (Path(work) / name).mkdir(parents=True, exist_ok=True)

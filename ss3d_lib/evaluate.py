@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,9 @@ import numpy as np
 import torch
 
 from ss3d_lib import metrics
+from ss3d_lib.commands import finish, whole
 from ss3d_lib.datasets import LAYOUTS, DatasetError, EvalClip, find_sequences, load_sequence, open_set
-from ss3d_lib.files import write_json
+from ss3d_lib.files import require_place, write_json
 from ss3d_lib.jobs import run_jobs
 from ss3d_lib.progress import progress
 from ss3d_lib.protocol import ClipResult, Predictor, choose_stride, evaluate_clip
@@ -213,17 +214,31 @@ def format_line(name: str, figures: dict[str, Any]) -> str:
 
 def evaluate_folder(
     folder: str | Path, predict: Predictor, layout: str = "sequences", stride: int = 0, max_frames: int = 0
-) -> dict[str, dict[str, Any]]:
-    """{clip: metrics} of every clip of a folder, and of all of them together under the layout's name if it is a set.
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """{clip: metrics} of every clip of a folder, and of all of them together under the layout's name if it is a set;
+    and what is to be said of the sequences that cannot be read (of a public set, every file must be there).
 
     stride 0 is chosen per clip; max_frames 0 takes all.
     """
-    results = []
-    for clip in progress(LAYOUTS[layout](Path(folder)), label=layout):
+    results, problems = [], []
+    for clip in progress(_readable(Path(folder), layout, problems), label=layout):
         clip = clip.head(max_frames) if max_frames else clip
         results.append(evaluate_clip(clip, predict, stride or choose_stride(clip)))
     sets = {result.name: set_metrics([result]) for result in results}
-    return sets if layout == REAL_SETS else sets | {layout: set_metrics(results)}
+    return (sets if layout == REAL_SETS else sets | {layout: set_metrics(results)}), problems
+
+
+def _readable(folder: Path, layout: str, problems: list[str]) -> Iterator[EvalClip]:
+    if layout != REAL_SETS:
+        yield from LAYOUTS[layout](folder)
+        return
+    for path in find_sequences(folder):
+        try:
+            clip = load_sequence(path)
+        except DatasetError as error:
+            problems.append(str(error))
+        else:
+            yield clip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -233,21 +248,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sequences", required=True, type=Path, help="folder of NAME/rgb/*.jpg, intrinsics.txt, ...")
     parser.add_argument("--out", required=True, type=Path, help="JSON: {NAME: {metric: value}}")
     parser.add_argument("--layout", choices=sorted(LAYOUTS), default=REAL_SETS, help="how a public set lies on disk")
-    parser.add_argument("--stride", type=int, default=0, help="frame stride; 0 (default) chooses it per sequence")
-    parser.add_argument("--max-frames", type=int, default=0, help="only the first frames of each sequence; 0 = all")
+    parser.add_argument("--stride", type=whole(0), default=0, help="frame stride; 0 (default) chooses it per sequence")
+    parser.add_argument("--max-frames", type=whole(0), default=0, help="only the first frames of each sequence; 0 = all")
     options = parser.parse_args(arguments)
     try:
+        require_place(options.out)
         predict = checkpoint_predictor(options.checkpoint)
-        sets = evaluate_folder(options.sequences, predict, options.layout, options.stride, options.max_frames)
-    except (DatasetError, FileNotFoundError, ValueError) as error:
+        sets, problems = evaluate_folder(options.sequences, predict, options.layout, options.stride, options.max_frames)
+        write_json(options.out, sets)
+    except (DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    write_json(options.out, sets)
     print(f"{'':24s}" + " ".join(f"{key[:10]:>10}" for key in HEADLINE))
     for name, figures in sets.items():
         print(format_line(name, figures))
-    return 0
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    return int(bool(problems))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -25,9 +25,11 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ss3d_lib.commands import finish, real, whole
 from ss3d_lib.curation import write_rows
 from ss3d_lib.downloads import (
     Limits,
@@ -40,7 +42,7 @@ from ss3d_lib.downloads import (
     retried,
 )  # fmt: skip
 from ss3d_lib.files import inside, read_json, require_free_space, write_json
-from ss3d_lib.progress import progress
+from ss3d_lib.progress import progress, silent
 
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 ANY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -191,7 +193,7 @@ def _download(row: FetchRow, folder: Path, partial: Path, settings: FetchSetting
 
 
 def fetch_list(
-    rows: Sequence[FetchRow], folder: str | Path, settings: FetchSettings, pacer: Pacer | None = None, watch=iter
+    rows: Sequence[FetchRow], folder: str | Path, settings: FetchSettings, pacer: Pacer | None = None, watch=silent
 ) -> list[FetchRow]:
     """Fetch all rows, one after the other, and write manifest.csv, also when interrupted. Returns its rows.
 
@@ -200,7 +202,7 @@ def fetch_list(
     folder, pacer, found, failures = Path(folder), pacer or Pacer(), list(rows), 0
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        for index, row in enumerate(watch(rows)):
+        for index, row in enumerate(watch(rows, len(rows))):
             found[index] = fetch_row(row, folder, settings, pacer)
             failures = failures + 1 if found[index].status == "failed" else 0
             if failures == settings.give_up_after:
@@ -223,18 +225,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the folder; `curate: videos:` reads FOLDER/videos")
     parser.add_argument("--licences", nargs="+", required=True, metavar="NAME",
                         help="allowed, e.g. cc-by cc0; 'unknown' allows videos that state none, 'any' all")  # fmt: skip
-    parser.add_argument("--resolution-px", type=int, default=limits.resolution_px, help="short side asked for (default: %(default)s)")
-    parser.add_argument("--max-mb", type=float, default=limits.max_bytes / 1e6, help="largest file (default: %(default)s)")
-    parser.add_argument("--interval-s", type=float, default=pacer.interval_s, help="least time between videos (default: %(default)s)")
-    parser.add_argument("--rate-mb-s", type=float, default=pacer.bytes_per_s / 1e6, help="0: no limit (default: %(default)s)")
+    parser.add_argument("--resolution-px", type=whole(1), default=limits.resolution_px, help="short side asked for (default: %(default)s)")
+    parser.add_argument("--max-mb", type=real(0, above=True), default=limits.max_bytes / 1e6, help="largest file (default: %(default)s)")
+    parser.add_argument("--interval-s", type=real(0), default=pacer.interval_s, help="least time between videos (default: %(default)s)")
+    parser.add_argument("--rate-mb-s", type=real(0), default=pacer.bytes_per_s / 1e6, help="0: no limit (default: %(default)s)")
     parser.add_argument("--via", choices=["auto", "http", "yt-dlp"], default="auto", help="auto: yt-dlp for YouTube, http for the rest")
     options = parser.parse_args(arguments)
     limits = Limits(resolution_px=options.resolution_px, max_bytes=int(options.max_mb * 1e6))
     settings = FetchSettings(tuple(options.licences), limits, options.via)
     try:
         pacer = Pacer(options.interval_s, options.rate_mb_s * 1e6)
-        watch = lambda rows: progress(rows, label="fetching videos")
-        rows = fetch_list(read_list(options.list), options.out, settings, pacer, watch)
+        rows = fetch_list(read_list(options.list), options.out, settings, pacer, partial(progress, label="fetching videos"))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -244,4 +245,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

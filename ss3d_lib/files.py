@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -30,11 +31,38 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes 0600, which other users of a cache cannot read
-        temporary.replace(path)
+        with disk_errors_name(path):
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes 0600, which other users of a cache cannot read
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors_name(path: str | Path) -> Iterator[None]:
+    """Makes the error of a full disk say which file could not be written; the system's own does not."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno == errno.ENOSPC or (error.errno is None and str(error).endswith("written"))  # so says numpy
+        if not full or error.filename is not None:
+            raise
+        remedy = "free some space (dvc gc -w drops old results), then the same command goes on"
+        raise OSError(errno.ENOSPC, f"the disk is full: {remedy}", str(path)) from error
+
+
+def require_place(path: str | Path) -> None:
+    """Checks, before long work, that its result can be written to the file `path`.
+
+    Raises:
+        OSError: naming the path that is in the way or cannot be written, and what to do.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise OSError(f"{path} is a folder: name a file in it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path.parent).close()
 
 
 def write_json(path: str | Path, value: Any, digits: int = 6) -> None:
@@ -61,6 +89,11 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): remove it and make it again") from error
+
+
+def printable(text: object) -> str:
+    """As text that UTF-8 can hold: a file name may be any bytes."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def safe_name(name: str, max_length: int = 120) -> str:

@@ -17,6 +17,7 @@ from ss3d_lib.intrinsics import estimate_cameras
 from ss3d_lib.jobs import run_jobs
 from ss3d_lib.joint import DepthBatch, Terms, joint_loss, make_batch
 from ss3d_lib.models import ClipNet
+from ss3d_lib.progress import silent
 from ss3d_lib.score import score_row
 from ss3d_lib.signal import shot_signal
 from ss3d_lib.stereo import sweep_shot
@@ -25,7 +26,7 @@ from ss3d_lib.video import find_videos, to_working
 
 
 def target_shots(
-    path: str | Path, settings: CurateSettings, min_score: float, max_videos: int = 0, workers: int = 1, watch=iter
+    path: str | Path, settings: CurateSettings, min_score: float, max_videos: int = 0, workers: int = 1, watch=silent
 ) -> list[Shot]:
     """The shots of a video (or of a folder of videos) that have a multi-view signal, with flow and cameras.
 
@@ -33,7 +34,7 @@ def target_shots(
 
     Args:
         max_videos: read the first so many only; 0 reads all.
-        workers: processes; watch: wraps the iterable of finished videos, e.g. a progress display.
+        workers: processes; watch: called with the finished videos and their number; gives them back, e.g. `progress`.
 
     Raises:
         ValueError: no shot has a signal; the message lists the reasons.
@@ -41,7 +42,7 @@ def target_shots(
     videos = find_videos(path)
     jobs = [(str(video), settings, min_score) for video in videos[: max_videos or len(videos)]]
     found, failed = {}, []
-    for (video, *_), result, error in watch(run_jobs(video_shots, jobs, workers)):
+    for (video, *_), result, error in watch(run_jobs(video_shots, jobs, workers), len(jobs)):
         found[video] = result or ([], [])
         failed += [error] if error else []
     shots = [shot for video, *_ in jobs for shot in found[video][0]]

@@ -13,17 +13,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ss3d_lib.checkpoints import load_model
+from ss3d_lib.commands import finish
 from ss3d_lib.curation import shot_names
 from ss3d_lib.drawings import show_focal, show_path
-from ss3d_lib.files import atomic_write
+from ss3d_lib.files import atomic_write, printable
+from ss3d_lib.jobs import DISK
 from ss3d_lib.models import ClipNet
 from ss3d_lib.plots import save_figure, show_image, show_inverse_depth, use_style
-from ss3d_lib.predict import DEFAULT_CHECKPOINT, predict_video
+from ss3d_lib.predict import DEFAULT_CHECKPOINT, predict_video, read_prediction
 from ss3d_lib.progress import progress
 from ss3d_lib.video import VideoError, find_videos
 
@@ -58,6 +59,8 @@ def predict_folder(model: ClipNet, path: Path, out: Path) -> pd.DataFrame:
         try:
             rows += table_rows(shown, name, predict_video(model, video, out / name))
         except (VideoError, OSError, ValueError) as error:
+            if getattr(error, "errno", None) in DISK:
+                raise
             rows.append({"video": shown, "results": name, "shot": "", "kept": 0, "reason": printable(error)})
     table = pd.DataFrame(rows, columns=COLUMNS)
     with atomic_write(out / "shots.csv") as temporary:
@@ -65,24 +68,18 @@ def predict_folder(model: ClipNet, path: Path, out: Path) -> pd.DataFrame:
     return table
 
 
-def printable(text: object) -> str:
-    """As text that UTF-8 can hold: a file name may be any bytes."""
-    return str(text).encode("utf-8", "backslashreplace").decode()
-
-
 def kept_figure(table: pd.DataFrame, out: Path, most: int = 12) -> Figure:
     """Picture, inverse depth, path and focal length of the best kept shot of each video."""
     kept = table[table.kept == 1].sort_values("score", ascending=False).drop_duplicates("video").head(most)
     figure, axes = plt.subplots(max(1, len(kept)), 4, figsize=(11, 2.1 * max(1, len(kept))), squeeze=False)
     for line, row in zip(axes, kept.itertuples()):
-        with np.load(out / row.results / f"{row.shot}.npz", allow_pickle=False) as said:
-            middle = len(said["frames"]) // 2
-            show_image(line[0], said["frames"][middle], f"{row.shot}, score {row.score:.2f}")
-            show_inverse_depth(line[1], said["depth_m"][middle], f"inverse depth, trust {row.trust:.2f}")
-            show_path(line[2], said["world_from_cam"], "path from above")
-            belief = (said[f"focal_{name}"] for name in ("candidates_px", "probability", "px", "interval_px"))
-            show_focal(line[3], *belief)
-            line[3].set_title(f"focal length {row.focal_share:.2f} of the longer side")
+        frames, found = read_prediction(out / row.results / f"{row.shot}.npz")
+        middle = len(frames) // 2
+        show_image(line[0], frames[middle], f"{row.shot}, score {row.score:.2f}")
+        show_inverse_depth(line[1], found.depth_m[middle], f"inverse depth, trust {row.trust:.2f}")
+        show_path(line[2], found.world_from_cam, "path from above")
+        show_focal(line[3], found.focal_candidates_px, found.focal_probability, found.focal_px, found.focal_interval_px)
+        line[3].set_title(f"focal length {row.focal_share:.2f} of the longer side")
     figure.tight_layout()
     return figure
 
@@ -111,4 +108,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

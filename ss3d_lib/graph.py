@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from ss3d_lib.commands import finish
 from ss3d_lib.files import atomic_write
 from ss3d_lib.notebooks import NotebookError, notebook_path
 
@@ -119,11 +120,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ss3d_lib.graph", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only report what differs (exit 1)")
     check = parser.parse_args(arguments).check
-    changes = update_deps(check)
+    try:
+        changes = update_deps(check)
+    except FileNotFoundError as error:
+        print(f"{error.filename or error}: run from the root of the repository, where it lies", file=sys.stderr)
+        return 1
     for stage, lines in changes.items():
         print(f"stage {stage}: {'run make deps' if check else 'mended'}", *lines, sep="\n  ")
     return int(check and bool(changes))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

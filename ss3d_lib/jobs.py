@@ -8,8 +8,10 @@ without it Ray runs on this machine alone.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +23,7 @@ import cv2
 BACKENDS = ("processes", "ray")
 REPEATS = 2  # times that Ray repeats a job whose worker died: a file that kills three is to blame itself
 AHEAD = 2  # jobs handed out per core: enough to keep it busy, few enough that a list of millions stays a list
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # a disk that takes no more is no fault of one file: all stop
 STORE_BYTES = 256 << 20  # Ray's shared memory on this machine: results are rows, frames stay in the worker
 
 
@@ -34,7 +37,7 @@ def run_jobs(
     with a reason; the others go on. One worker without Ray runs in this process.
 
     Raises:
-        ValueError: an unknown backend. ModuleNotFoundError: Ray is asked for and not installed.
+        ValueError: an unknown backend. ModuleNotFoundError: Ray is asked for and not installed. OSError: a full disk.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r}: choose one of {', '.join(BACKENDS)}")
@@ -49,13 +52,16 @@ def _in_processes(function: Callable, jobs: Sequence[tuple], workers: int) -> It
     waiting = dict(enumerate(jobs))
     with _pool(min(workers, len(jobs))) as pool:
         futures = {pool.submit(_attempt, function, job): i for i, job in waiting.items()}
-        for future in as_completed(list(futures)):
-            number = futures.pop(future)  # a finished future holds its result: let go of it
-            try:
-                result = future.result()
-            except BrokenProcessPool:
-                continue
-            yield (waiting.pop(number), *result)
+        try:
+            for future in as_completed(list(futures)):
+                number = futures.pop(future)  # a finished future holds its result: let go of it
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    continue
+                yield (waiting.pop(number), *result)
+        finally:  # after Ctrl-C, what has not begun must not begin
+            pool.shutdown(wait=False, cancel_futures=True)
     for job in waiting.values():
         with _pool(1) as pool:
             try:
@@ -67,14 +73,27 @@ def _in_processes(function: Callable, jobs: Sequence[tuple], workers: int) -> It
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # spawned, because decord does not survive a fork
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,))
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_prepare)
+
+
+def _prepare() -> None:
+    cv2.setNumThreads(1)  # there is a process on every core
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback of its own
 
 
 def _attempt(function: Callable, job: tuple) -> tuple[Any, str]:
     try:
         return function(*job), ""
+    except OSError as error:
+        if error.errno in DISK:
+            raise
+        return None, _failed(job, error)
     except Exception as error:  # one bad file must not stop the rest: the reason goes into its row
-        return None, f"{job[0]}: {type(error).__name__}: {error}"
+        return None, _failed(job, error)
+
+
+def _failed(job: tuple, error: BaseException) -> str:
+    return f"{job[0]}: {type(error).__name__}: {error}"
 
 
 def _crashed(job: tuple) -> str:
@@ -106,7 +125,9 @@ def _ray_results(ray, function: Callable, waiting: Iterator[tuple]) -> Iterator[
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):  # each time
             result = None, _crashed(job)
         except ray.exceptions.RayError as error:  # e.g. a node without this project
-            result = None, f"{job[0]}: {type(error).__name__}: {error}"
+            if isinstance(error, OSError):  # of `_attempt`: a full disk
+                raise
+            result = None, _failed(job, error)
         flying.update((task.remote(shared, more), more) for more in islice(waiting, 1))
         yield (job, *result)
 

@@ -1,14 +1,17 @@
 """What is already done, in one file that only grows: a line per finished item, so that a stopped run goes on.
 
-Memory holds a place in the file per item and no more. One process writes; a line that was cut short by a kill, and
-lines of an older state of their item, are passed over.
+Memory holds a place in the file per item and no more. One process writes; a line that was cut short by a kill or
+damaged (each begins with its checksum), and lines of an older state of their item, are passed over.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
+
+from ss3d_lib.files import disk_errors_name
 
 
 class Journal:
@@ -46,14 +49,16 @@ class Journal:
         """Remember a value (what JSON can hold); on disk before this returns, as far as the system tells."""
         self.file.seek(0, 2)
         place = self.file.tell()
-        self.file.write(json.dumps({"key": key, "stamp": stamp, "value": value}, sort_keys=True).encode() + b"\n")
-        self.file.flush()
+        text = json.dumps({"key": key, "stamp": stamp, "value": value}, sort_keys=True).encode()
+        with disk_errors_name(self.path):
+            self.file.write(b"%08x %s\n" % (zlib.crc32(text), text))
+            self.file.flush()
         self.places[key] = stamp, place
 
     def get(self, key: str) -> Any:
         """The value of `key`, read from the file. Raises KeyError."""
         self.file.seek(self.places[key][1])
-        return json.loads(self.file.readline())["value"]
+        return json.loads(self.file.readline()[9:])["value"]
 
     def __enter__(self) -> Journal:
         return self
@@ -63,8 +68,5 @@ class Journal:
 
 
 def _parsed(line: bytes) -> dict | None:
-    try:
-        entry = json.loads(line)
-        return entry if {"key", "stamp", "value"} <= entry.keys() else None
-    except (ValueError, AttributeError):
-        return None
+    check, _, text = line.rstrip(b"\n").partition(b" ")
+    return json.loads(text) if check == b"%08x" % zlib.crc32(text) else None

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ss3d_lib.data import Shot, frames_tensor, pick_shots
 from ss3d_lib.geometry import chain_poses, intrinsics_matrix, invert_pose, rigid, so3_exp
-from ss3d_lib.models.depth import DECODER_WIDTHS, MEAN, STD, convolution, encoder_size
+from ss3d_lib.models.depth import DECODER_WIDTHS, MEAN, STD, convolution, encoder_size, half_precision
 from ss3d_lib.photometric import minimum_reprojection, unmoved_errors, warped_errors
 from ss3d_lib.predict import fit_frames, unfit
 from ss3d_lib.protocol import Answer, Predictor
@@ -43,7 +43,7 @@ CHUNK = 32  # frames a forward pass of the predictor, to bound its memory
 def features_of(encoder: nn.Module, images: Float[Tensor, "B C H W"]) -> list[Tensor]:
     """Feature maps of a timm encoder, finest first."""
     x = ((images - MEAN) / STD).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(x.device.type, dtype=torch.bfloat16):
+    with half_precision(x.device):
         return encoder(x)
 
 
@@ -75,7 +75,7 @@ class DisparityNet(nn.Module):
         features = features_of(self.encoder, images)
         y, maps = features[-1], []
         for layer, head, skip in zip(self.decoder, self.heads, features[-2::-1]):
-            with torch.autocast(images.device.type, dtype=torch.bfloat16):
+            with half_precision(images.device):
                 y = layer(torch.cat([F.interpolate(y, size=skip.shape[-2:], mode="nearest"), skip], dim=1))
             share = torch.sigmoid(head(y.float()))[:, 0]
             maps.append(1 / MAX_DEPTH + (1 / MIN_DEPTH - 1 / MAX_DEPTH) * share)

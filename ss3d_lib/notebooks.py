@@ -16,6 +16,7 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
+from ss3d_lib.commands import finish
 from ss3d_lib.files import atomic_write
 
 NOTEBOOKS = Path("notebooks")
@@ -169,6 +170,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ss3d_lib.notebooks", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only report twins that are out of date (exit 1)")
     check = parser.parse_args(arguments).check
+    if not NOTEBOOKS.is_dir():
+        print(f"{NOTEBOOKS}/ does not exist: run from the root of the repository, where it lies", file=sys.stderr)
+        return 1
     stale = update_twins(check=check)
     for twin in stale:
         print(f"{twin} {'is out of date: run make twins' if check else 'written'}")
@@ -176,4 +180,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

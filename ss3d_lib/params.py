@@ -118,11 +118,11 @@ def check_types(values: Mapping[str, Any], defaults: Mapping[str, Any], given_in
             )
 
 
-def parse_overrides(pairs: Collection[str]) -> dict[str, Any]:
-    """{key: value} of command line arguments `key=value`, the values read as YAML.
+def parse_overrides(pairs: Collection[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """{key: value} of command line arguments `key=value`, the values read as YAML, but as they stand where text is wanted.
 
     Raises:
-        ParamsError: on an argument without "=" or a key given twice.
+        ParamsError: on an argument without "=", a key given twice, or a value that is not YAML.
     """
     values: dict[str, Any] = {}
     for pair in pairs:
@@ -131,7 +131,10 @@ def parse_overrides(pairs: Collection[str]) -> dict[str, Any]:
             raise ParamsError(f"-p {pair}: write key=value, e.g. -p seed=1")
         if key in values:
             raise ParamsError(f"-p {pair}: {key} is given twice: keep one")
-        values[key] = yaml.safe_load(text)
+        try:
+            values[key] = text if isinstance(defaults.get(key), str) else yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ParamsError(f"-p {pair}: {text!r} is not YAML: {' '.join(str(error).split())}") from error
     return values
 
 

@@ -9,6 +9,7 @@ the frames they share.
 
 import argparse
 import sys
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from jaxtyping import Float, UInt8
 
 from ss3d_lib.borders import content_box
 from ss3d_lib.checkpoints import load_model
+from ss3d_lib.commands import finish
 from ss3d_lib.curation import curate_video
-from ss3d_lib.files import atomic_write, write_json
+from ss3d_lib.files import atomic_write, read_json, write_json
 from ss3d_lib.models import ClipNet, ClipPrediction
 from ss3d_lib.models.clipnet import Observation
 from ss3d_lib.signal import shot_signal
@@ -46,6 +48,9 @@ class VideoPrediction:
     trust: float  # in [0, 1]: mean share of the view whose depth the motion could triangulate
     focal_candidates_px: Float[np.ndarray, "C"]
     focal_probability: Float[np.ndarray, "C"]
+
+
+PARTS = tuple(VideoPrediction.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -181,10 +186,17 @@ def stitch(parts: list[ClipPrediction], ranges: list[tuple[int, int]], frames: i
 def predict_video(model: ClipNet, path: str | Path, out: str | Path) -> dict[str, dict]:
     """Predict every shot of a video at its best stride; one npz a shot and a summary.json in the folder `out`.
 
+    What the summary says of other videos stays.
+
     Returns:
         What the summary says of each shot: focal length and its interval, score, trust, or why it failed.
+
+    Raises:
+        OSError, ValueError: `out` cannot be written, or its summary.json is not one.
     """
-    summary = {}
+    out, summary = Path(out), {}
+    out.mkdir(parents=True, exist_ok=True)
+    earlier = read_json(out / "summary.json") if (out / "summary.json").exists() else {}
     for shot in curate_video(path):
         if shot.frames is None:
             summary[shot.row.shot] = {"status": shot.row.status, "reason": shot.row.reason}
@@ -192,10 +204,7 @@ def predict_video(model: ClipNet, path: str | Path, out: str | Path) -> dict[str
         signal = shot_signal(shot.frames)
         frames = shot.frames[:: max(1, min(signal.stride, (len(shot.frames) - 1) // 2))]
         result = predict_frames(model, frames)
-        with atomic_write(Path(out) / f"{shot.row.shot}.npz") as temporary:
-            np.savez_compressed(
-                temporary, **{name: getattr(result, name) for name in result.__dataclass_fields__}, frames=frames
-            )
+        write_prediction(out / f"{shot.row.shot}.npz", frames, result)
         summary[shot.row.shot] = {
             "status": "predicted",
             "start_s": shot.row.start_s,
@@ -209,12 +218,29 @@ def predict_video(model: ClipNet, path: str | Path, out: str | Path) -> dict[str
             "height": frames.shape[1],
             "width": frames.shape[2],
         }
-        print(
-            f"{shot.row.shot}: focal length {result.focal_px:.0f} px of {frames.shape[2]}, score {signal.score:.2f}, trust {result.trust:.2f}",
-            flush=True,
-        )
-    write_json(Path(out) / "summary.json", summary)
+        said = f"focal length {result.focal_px:.0f} px of {frames.shape[2]}, score {signal.score:.2f}, trust {result.trust:.2f}"
+        print(f"{shot.row.shot}: {said}{signal.reason and f'; careful, no multi-view signal: {signal.reason}'}", flush=True)
+        write_json(out / "summary.json", earlier | summary)
+    write_json(out / "summary.json", earlier | summary)
     return summary
+
+
+def write_prediction(path: str | Path, frames: UInt8[np.ndarray, "T H W 3"], found: VideoPrediction) -> None:
+    """Frames and prediction of one shot as npz, an array per name."""
+    with atomic_write(path) as temporary:
+        np.savez_compressed(temporary, frames=frames, **{name: getattr(found, name) for name in PARTS})
+
+
+def read_prediction(path: str | Path) -> tuple[UInt8[np.ndarray, "T H W 3"], VideoPrediction]:
+    """Frames and prediction of one shot (never unpickled). Raises ValueError naming a file that `predict` did not write."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            values = {name: file[name] for name in ("frames", *PARTS)}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        # numpy's own words would advise to unpickle it
+        raise ValueError(f"{path} is not a prediction: make it anew with `python -m ss3d_lib.predict`") from error
+    numbers = {name: float(values[name]) for name in ("focal_px", "trust")}
+    return values.pop("frames"), VideoPrediction(**(values | numbers))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -226,6 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for one npz a shot and summary.json")
     parser.add_argument("--checkpoint", type=Path, default=Path(DEFAULT_CHECKPOINT), help="default: %(default)s")
     options = parser.parse_args(arguments)
+    if options.video.is_dir():
+        print(f"error: {options.video} is a folder: python -m ss3d_lib.gallery reads all of its videos", file=sys.stderr)
+        return 1
     try:
         summary = predict_video(load_model(options.checkpoint), options.video, options.out)
     except (FileNotFoundError, ValueError, OSError) as error:
@@ -239,4 +268,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -47,6 +47,11 @@ def progress(iterable: Iterable[Item], total: int | None = None, label: str = ""
         show(text if finished else f"{text}, stopped", True)
 
 
+def silent(iterable: Iterable[Item], total: int | None = None) -> Iterable[Item]:
+    """The items, and nothing shown: what takes a `watch` goes without."""
+    return iterable
+
+
 def _line(label: str, done: int, total: int | None, seconds: float) -> str:
     count = f"{done}/{total}" if total is not None else f"{done}"
     text = f"{label + ': ' if label else ''}{count} in {duration(seconds)}"

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ss3d_lib.commands import finish
 from ss3d_lib.files import atomic_write, read_json
 
 SUMMARY = Path("results/compare/summary.json")
@@ -320,4 +321,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -29,6 +29,7 @@ try:
     import yaml
     from nbclient.exceptions import DeadKernelError
 
+    from ss3d_lib.commands import INTERRUPTED
     from ss3d_lib.files import atomic_write, safe_name, write_json
     from ss3d_lib.graph import PIPELINES, transitive_modules
     from ss3d_lib.notebooks import declared_parameters, notebook_path, read_notebook, scrub
@@ -39,7 +40,6 @@ except ModuleNotFoundError as error:  # dvc found another Python on the PATH
 
 RESULTS = Path("results")
 SCRATCH = Path(".scratch")
-INTERRUPTED = 130  # the exit status of a program stopped by Ctrl-C
 KERNEL_LOG = "--IPKernelApp.log_level=50"  # its warnings are about itself; what a cell raises arrives anyway
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS")
 
@@ -83,9 +83,7 @@ def plan(stage: str, overrides: Mapping[str, Any] | None = None) -> Plan:
         ParamsError, NotebookError: naming file, section, key and remedy.
     """
     overrides = dict(overrides or {})
-    path = notebook_path(stage)
-    values = stage_values(stage)
-    defaults = declared_parameters(read_notebook(path), str(path))
+    path, values, defaults = notebook_path(stage), stage_values(stage), declared_defaults(stage)
     matrix = tuple(key for key in overrides if key not in values)
     values |= overrides
     given_in = f"{PARAMS_FILE}, sections {BASE} + {stage}" + (" and -p" if overrides else "")
@@ -93,6 +91,12 @@ def plan(stage: str, overrides: Mapping[str, Any] | None = None) -> Plan:
     check_types(values, defaults, given_in)
     folder = Path(stage, "-".join(safe_name(str(overrides[key])) for key in matrix))
     return Plan(stage, path, values, RESULTS / folder, SCRATCH / folder, overrides, matrix)
+
+
+def declared_defaults(stage: str) -> dict[str, Any]:
+    """{key: default} of the parameters cell of a stage's notebook. Raises NotebookError."""
+    path = notebook_path(stage)
+    return declared_parameters(read_notebook(path), str(path))
 
 
 def run(plan: Plan) -> float:
@@ -193,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-p", dest="pairs", action="append", default=[], metavar="key=value", help="a parameter")
     options = parser.parse_args(arguments)
     try:
-        planned = plan(options.stage, parse_overrides(options.pairs))
+        planned = plan(options.stage, parse_overrides(options.pairs, declared_defaults(options.stage)))
         set_environment(planned.parameters)
     except ValueError as error:
         return _fail(error)
@@ -205,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\nstage {options.stage} interrupted; what it had saved is in {planned.scratch}/. "
               f"The same command goes on from there: {planned.command}", file=sys.stderr)  # fmt: skip
         return INTERRUPTED
-    except StageError as error:
+    except (StageError, OSError) as error:
         return _fail(error)
     print(f"{planned.results}: done in {seconds:.1f} s")
     return 0

@@ -10,17 +10,19 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ss3d_lib import flow, signal, video
+from ss3d_lib.commands import finish, real, whole
 from ss3d_lib.curation import DEFAULTS, CurateSettings, ShotRow, curate_video, shot_names, source_stamp, write_rows
 from ss3d_lib.duplicates import DuplicateIndex
-from ss3d_lib.files import atomic_write, read_json, write_json
+from ss3d_lib.files import atomic_write, printable, read_json, require_place, write_json
 from ss3d_lib.jobs import BACKENDS, run_jobs
 from ss3d_lib.journal import Journal
-from ss3d_lib.progress import progress
+from ss3d_lib.progress import progress, silent
 
 VERSION = 1  # change it when scores change: videos scored by another version are scored again
 
@@ -70,7 +72,7 @@ def score_and_hash(path: Path, name: str, settings: CurateSettings) -> list[tupl
 
 
 def score_folder(
-    folder: Path, out: Path, workers: int = 2, watch=iter, backend: str = "processes", settings: CurateSettings = DEFAULTS
+    folder: Path, out: Path, workers: int = 2, watch=silent, backend: str = "processes", settings: CurateSettings = DEFAULTS
 ) -> Counter:
     """Score every video under a folder (or one video) into the CSV `out`: a row per shot, in order of path and time.
 
@@ -78,17 +80,24 @@ def score_folder(
     nothing. The text of `out` depends on the videos alone, not on who scored them, in which order, and who died.
 
     Args:
-        watch: wraps the iterable of finished videos. backend: see `jobs.run_jobs`.
+        watch: called with the finished videos and their number; gives them back, e.g. `progress`.
+        backend: see `jobs.run_jobs`.
 
-    Returns counts: videos, new (scored by this call), shots, kept, duplicates.
+    Returns counts: videos, new (scored by this call), unreadable, shots, kept, duplicates.
+
+    Raises:
+        VideoError: no video, or `out` is one of them. OSError: `out` cannot be written.
     """
     out = Path(out)
     names = shot_names(video.find_videos(folder))
+    if out.resolve() in {path.resolve() for path in names}:
+        raise video.VideoError(f"{out} is one of the videos: name another file for the scores")
+    require_place(out)
     with Journal(out.with_name(f"{out.name}.journal")) as journal:
         stamps = {name: f"{VERSION}-{source_stamp(path, settings)}" for path, name in names.items()}
         jobs = [(path, name, settings) for path, name in names.items() if not journal.holds(name, stamps[name])]
-        for (path, name, _), found, error in watch(run_jobs(score_and_hash, jobs, workers, backend)):
-            lost = ScoreRow(path.as_posix(), f"{name}_s00", 0.0, 0.0, 0.0, 1, error, 0)
+        for (path, name, _), found, error in watch(run_jobs(score_and_hash, jobs, workers, backend), len(jobs)):
+            lost = ScoreRow(printable(path.as_posix()), f"{name}_s00", 0.0, 0.0, 0.0, 1, printable(error), 0)
             shots = [(lost, np.zeros(0, np.uint64))] if error else found
             stamp = "" if error else stamps[name]  # what failed by surprise (out of memory, a dead node) is tried again next time
             journal.add(name, stamp, [[asdict(row), hashes.tolist()] for row, hashes in shots])
@@ -106,12 +115,13 @@ def _without_twins(journal: Journal, names: Iterable[str], max_bits: int, counts
             twin = row.kept and index.find_or_add(row.shot, name, np.array(hashes, np.uint64))
             if twin:
                 row = replace(row, kept=0, reason=f"duplicate of {twin}")
-            counts.update(shots=1, kept=row.kept, duplicates=bool(twin))
+            lost = row.end_s == row.start_s  # what is told of a file that cannot be read
+            counts.update(unreadable=lost, shots=not lost, kept=row.kept, duplicates=bool(twin))
             yield row
 
 
 def score_shots(
-    rows: Sequence[ShotRow], frames_folder: Path, out: Path, work: Path, min_score: float, workers: int = 2, watch=iter
+    rows: Sequence[ShotRow], frames_folder: Path, out: Path, work: Path, min_score: float, workers: int = 2, watch=silent
 ) -> list[ScoreRow]:
     """The stage: score the kept shots of curation; write scores.csv and flow/SHOT.npz of the shots with a signal.
 
@@ -122,7 +132,7 @@ def score_shots(
     kept = [row for row in rows if row.status == "kept"]
     jobs = [(row, frames_folder / f"{row.shot}.npy", out / "flow", work, min_score) for row in kept]
     scored: list[ScoreRow] = []
-    for (row, *_), result, error in watch(run_jobs(_score_to, jobs, workers)):
+    for (row, *_), result, error in watch(run_jobs(_score_to, jobs, workers), len(jobs)):
         if error:  # frames that curation wrote can be read: this is a fault of ours, not of a video
             raise RuntimeError(f"{row.shot}: scoring failed: {error}")
         scored.append(result)
@@ -154,21 +164,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ss3d_lib.score", description="Multi-view signal score of videos.")
     parser.add_argument("videos", type=Path, help="a video, or a folder that holds videos at any depth")
     parser.add_argument("--out", type=Path, required=True, help="the CSV to write: a row per shot")
-    parser.add_argument("--workers", type=int, default=2, help="processes, or cores for Ray (default: 2)")
-    parser.add_argument("--every-s", type=float, default=0.0, help="score one window of 4 s in so many s (default: all)")
+    parser.add_argument("--workers", type=whole(1), default=2, help="processes, or cores for Ray (default: 2)")
+    parser.add_argument("--every-s", type=real(0), default=0.0, help="score one window of 4 s in so many s (default: all)")
     parser.add_argument("--backend", choices=BACKENDS, default="processes", help="ray: a cluster, named by RAY_ADDRESS")
     options = parser.parse_args(arguments)
     try:
-        watch = lambda jobs: progress(jobs, label="scoring videos")
         settings = CurateSettings(every_s=options.every_s)
-        counts = score_folder(options.videos, options.out, options.workers, watch, options.backend, settings)
+        counts = score_folder(options.videos, options.out, options.workers, partial(progress, label="scoring videos"), options.backend, settings)
     except (video.VideoError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print("{shots} shots of {videos} videos, {kept} with a multi-view signal, {duplicates} duplicates".format_map(counts))
     print(f"{options.out}: {counts['new']} videos scored now, the others before")
-    return 0
+    if counts["unreadable"]:
+        print(f"{counts['unreadable']} videos could not be read: see the column `reason`", file=sys.stderr)
+    return int(not counts["shots"])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

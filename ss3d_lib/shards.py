@@ -16,6 +16,7 @@ import random
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -23,10 +24,11 @@ import numpy as np
 import pandas as pd
 
 from ss3d_lib import flow
+from ss3d_lib.commands import finish, real, whole
 from ss3d_lib.data import Shot
 from ss3d_lib.files import atomic_write, read_json, write_json
 from ss3d_lib.jobs import BACKENDS, run_jobs
-from ss3d_lib.progress import progress
+from ss3d_lib.progress import progress, silent
 
 JPEG_QUALITY = 95
 SHARD_MB = 256
@@ -34,7 +36,7 @@ SHARD_MB = 256
 
 def write_shards(
     curate: Path, score: Path, out: Path, shard_mb: float = SHARD_MB, small: bool = False, workers: int = 1,
-    backend: str = "processes", watch=iter,
+    backend: str = "processes", watch=silent,
 ) -> list[Path]:
     """Put the shots that scores.csv kept into shards of at most about `shard_mb`; returns the paths of the shards.
 
@@ -47,20 +49,32 @@ def write_shards(
     Raises:
         FileNotFoundError: an earlier stage has not run. ValueError: it kept no shot. RuntimeError: a shard could not be written.
     """
-    rows = pd.read_csv(score / "scores.csv", keep_default_na=False)
+    rows = read_scores(score / "scores.csv")
     kept = sorted(rows[rows.kept == 1].to_dict("records"), key=lambda row: _digest(row["shot"]))
     if not kept:
         raise ValueError(f"{score / 'scores.csv'}: no shot is kept, so there is nothing to write; {out} is left as it was")
     groups = _divide(kept, [_size_mb(row, curate, score, small) for row in kept], shard_mb)
     jobs = [(out / f"shots-{i:06d}.tar", group, curate, score, small) for i, group in enumerate(groups)]
     out.mkdir(parents=True, exist_ok=True)
-    for _, _, error in watch(run_jobs(_write_shard, jobs, workers, backend)):
+    for _, _, error in watch(run_jobs(_write_shard, jobs, workers, backend), len(jobs)):
         if error:
             raise RuntimeError(f"a shard could not be written: {error}")
     for stale in set(out.glob("shots-*")) - {p for path, *_ in jobs for p in (path, path.with_suffix(".json"))}:
         if re.fullmatch(r"shots-\d{6}\.(tar|json)", stale.name):
             stale.unlink()
     return [path for path, *_ in jobs]
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """The rows of scores.csv. Raises ValueError where it is not one, FileNotFoundError where it is not there."""
+    try:
+        rows = pd.read_csv(path, keep_default_na=False)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a table ({error}): make it again with dvc repro score") from error
+    missing = {"shot", "kept", "stride"} - set(rows.columns)
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(sorted(missing))}: make it again with dvc repro score")
+    return rows
 
 
 def _divide(rows: list[dict], sizes_mb: list[float], most_mb: float) -> list[list[dict]]:
@@ -181,14 +195,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--curate", type=Path, default=Path("results/curate"), help="frames of the shots (default: %(default)s)")
     parser.add_argument("--score", type=Path, default=Path("results/score"), help="scores and flow (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder for shots-NNNNNN.tar")
-    parser.add_argument("--shard-mb", type=float, default=SHARD_MB, help="largest size of a shard (default: %(default)s)")
+    parser.add_argument("--shard-mb", type=real(0, above=True), default=SHARD_MB, help="largest size of a shard (default: %(default)s)")
     parser.add_argument("--small", action="store_true", help="JPEG frames without flow: about a tenth of the size")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--workers", type=whole(1), default=2, help="processes (default: %(default)s)")
     parser.add_argument("--backend", choices=BACKENDS, default="processes")
     options = vars(parser.parse_args(arguments))
     try:
-        paths = write_shards(**options, watch=lambda jobs: progress(jobs, label="writing shards"))
-    except (OSError, ModuleNotFoundError, RuntimeError) as error:
+        paths = write_shards(**options, watch=partial(progress, label="writing shards"))
+    except (OSError, ModuleNotFoundError, RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{options['out']}: {len(paths)} shards, {sum(path.stat().st_size for path in paths) / 1e6:.1f} MB")
@@ -196,4 +210,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -19,6 +19,8 @@ import av
 import cv2
 import numpy as np
 
+from ss3d_lib.files import printable
+
 os.environ.setdefault("DECORD_EOF_RETRY_MAX", "65536")  # decord polls; the default can give up on a busy machine
 try:
     import decord
@@ -69,15 +71,22 @@ def find_videos(folder: str | Path) -> list[Path]:
     return found
 
 
+def address(path: str | Path) -> str:
+    """What FFmpeg is given: a relative name with a colon in it would be a protocol to it."""
+    return str(Path(path).absolute())
+
+
 def probe(path: str | Path) -> VideoInfo:
     """Open the container and decode the first frame. Raises VideoError for what is not a readable video."""
     path = Path(path)
+    if printable(path) != str(path):
+        raise VideoError(f"{printable(path)}: the file's name is not UTF-8; rename it")
     if not path.is_file():
         raise VideoError(f"{path}: no such file; check the path")
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: the file is empty; download or copy it again")
     try:
-        with av.open(str(path)) as container:
+        with av.open(address(path)) as container:
             if not container.streams.video:
                 raise VideoError(f"{path}: holds no picture stream, only sound or data; remove it from the folder")
             stream = container.streams.video[0]
@@ -234,7 +243,7 @@ def _check_count(info: VideoInfo, count: int) -> None:
 
 def _decord_chunks(info: VideoInfo, size: tuple[int, int], chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     height, width = size
-    reader = decord.VideoReader(str(info.path), width=width, height=height, num_threads=1)
+    reader = decord.VideoReader(address(info.path), width=width, height=height, num_threads=1)
     times_s = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64)
     if np.any(np.diff(times_s) <= 0) or not np.all(np.isfinite(times_s)):
         raise _BadClockError  # MPEG program streams: decord has no timestamps for them
@@ -249,7 +258,7 @@ def _pyav_chunks(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     height, width = size if info.rotation_deg % 180 == 0 else size[::-1]
     frames, times_s, first_s = [], [], None
-    with av.open(str(info.path)) as container:
+    with av.open(address(info.path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         if span_s[0] > 0:

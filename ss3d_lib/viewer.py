@@ -10,7 +10,6 @@ import functools
 import socket
 import sys
 import threading
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ from jaxtyping import Float, UInt8
 from scipy.spatial.transform import Rotation
 
 from ss3d_lib import export
-from ss3d_lib.predict import VideoPrediction
+from ss3d_lib.commands import finish, real, whole
+from ss3d_lib.predict import VideoPrediction, read_prediction
 
-PARTS = ("frames", *VideoPrediction.__dataclass_fields__)
 POINT_SHARE, CAMERA_SHARE = 0.004, 0.05  # sizes of a point and of a camera, in shares of the median depth
 
 
@@ -45,18 +44,6 @@ class Scene:
     fov_rad: float
     aspect: float
     depth: float
-
-
-def read_prediction(path: str | Path) -> tuple[UInt8[np.ndarray, "T H W 3"], VideoPrediction]:
-    """Frames and prediction of one shot (never unpickled). Raises ValueError naming a file that `predict` did not write."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            values = {name: file[name] for name in PARTS}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        # numpy's own words would advise to unpickle it
-        raise ValueError(f"{path} is not a prediction: make it anew with `python -m ss3d_lib.predict`") from error
-    numbers = {name: float(values[name]) for name in ("focal_px", "trust")}
-    return values.pop("frames"), VideoPrediction(**(values | numbers))
 
 
 def make_scene(frames: UInt8[np.ndarray, "T H W 3"], found: VideoPrediction, max_std: float, every: int = 2) -> Scene:
@@ -170,9 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ss3d_lib.viewer", description="A prediction in 3D, in the browser.")
     parser.add_argument("folder", type=Path, help="what `python -m ss3d_lib.predict VIDEO --out FOLDER` wrote")
-    parser.add_argument("--max-std", type=float, default=0.25, help="largest standard error of log depth shown (default: %(default)s)")
+    parser.add_argument("--max-std", type=real(0, above=True), default=0.25, help="largest standard error of log depth shown (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others on the network look (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8080, help="default: %(default)s; the next free one where it is taken")
+    parser.add_argument("--port", type=whole(0), default=8080, help="default: %(default)s; the next free one where it is taken")
     options = parser.parse_args(arguments)
     try:
         files = find_predictions(options.folder)
@@ -192,4 +179,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 from tfrecord import example_pb2
 from tfrecord.reader import tfrecord_iterator
 
+from ss3d_lib.commands import finish, real, whole
 from ss3d_lib.downloads import Pacer, RefusedError, TemporaryError, get_text, retried
 from ss3d_lib.fetch import read_csv
 from ss3d_lib.files import atomic_write
@@ -207,8 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the CSV to write; OUT.ids keeps the resolved ids")
     parser.add_argument("--labels", nargs="*", default=[], help="keep videos with one of these names or numbers")
     parser.add_argument("--vocabulary", type=Path, help="vocabulary.csv, to give labels by name")
-    parser.add_argument("--max", type=int, default=0, help="stop after this many videos (default: all)")
-    parser.add_argument("--interval-s", type=float, default=0.5, help="least time between two requests (default: 0.5)")
+    parser.add_argument("--max", type=whole(0), default=0, help="stop after this many videos (default: all)")
+    parser.add_argument("--interval-s", type=real(0), default=0.5, help="least time between two requests (default: 0.5)")
     parser.add_argument("--server", default=SERVER, help=f"serves the id mapping (default: {SERVER})")
     options = parser.parse_args(arguments)
     try:
@@ -226,4 +227,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

@@ -287,7 +287,8 @@ def test_only_the_steps_change_the_weights():
     assert not same(before, weights())
 
 
-def test_arithmetic_turns_off_what_it_says_and_puts_it_back():
+def test_arithmetic_turns_off_what_it_says_and_puts_it_back(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     net, seen = DepthNet(), []
     net.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     net.encoder.register_forward_hook(lambda _, __, outputs: seen.append(outputs[0]))

@@ -47,7 +47,7 @@ def test_a_twin_is_not_kept(undisturbed):
 
 
 def test_a_stopped_run_goes_on_and_a_finished_one_rests(clips, undisturbed, tmp_path):
-    def stop_after_two(done):
+    def stop_after_two(done, total):
         for count, item in enumerate(done, 1):
             yield item
             if count == 2:
@@ -109,7 +109,7 @@ def busy_worker() -> psutil.Process:
 def test_kill_of_a_ray_worker_loses_nothing(clips, undisturbed, tmp_path):
     killed = []
 
-    def kill_after_one(done):
+    def kill_after_one(done, total):
         for item in done:
             if not killed:
                 killed.append(busy_worker())
@@ -149,7 +149,7 @@ from ss3d_lib import score
 from ss3d_lib.curation import CurateSettings
 
 peaks_mb, out = [], Path(sys.argv[2])
-def watch(done):
+def watch(done, total):
     for count, item in enumerate(done, 1):
         if count in (100, 1000):
             peaks_mb.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

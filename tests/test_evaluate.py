@@ -322,7 +322,8 @@ def test_evaluate_folder_gives_the_figures_of_a_folder(tmp_path):
         world_from_cam=baselines.straight_line(len(frames), np.array([-1.0, 0, 0])),
         focal_px=22.0,
     )
-    sets = evaluate.evaluate_folder(tmp_path, guess, stride=1)
+    sets, problems = evaluate.evaluate_folder(tmp_path, guess, stride=1)
+    assert not problems
     assert sets["office"]["focal_relerr"] == pytest.approx(0.1)
     assert sets["office"]["dir_deg"] == pytest.approx(0.0, abs=1e-6)
     assert sets["office"]["ate_sim3"] == pytest.approx(0.0, abs=1e-6)

@@ -186,6 +186,15 @@ def test_the_encoder_size_is_never_nothing():
     assert encoder_size(8, 8) == (32, 32)
 
 
+@pytest.mark.parametrize("capability, dtype", [("AVX512", torch.bfloat16), ("AVX2", torch.float32), ("DEFAULT", torch.float32)])
+def test_half_precision_is_left_to_processors_that_have_it(capability, dtype, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    seen, net = [], DepthNet()
+    net.encoder.register_forward_hook(lambda _, __, outputs: seen.append(outputs[0].dtype))
+    net(torch.rand(1, 3, 64, 96), torch.rand(1, 5, 32, 48))
+    assert seen == [dtype]
+
+
 def test_log_inverse_depth_has_mean_zero_so_that_no_scale_can_collapse():
     torch.manual_seed(0)
     net = DepthNet("resnet10t").eval()

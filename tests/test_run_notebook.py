@@ -216,18 +216,25 @@ def test_a_parameters_cell_holds_literals_only(repository, parameters, message):
 @pytest.mark.parametrize("pair", ["rate", "=1", "a b=1"])
 def test_a_malformed_override_is_refused(pair):
     with pytest.raises(params.ParamsError, match="write key=value"):
-        params.parse_overrides([pair])
+        params.parse_overrides([pair], {})
 
 
 def test_overrides_are_read_as_yaml():
-    assert params.parse_overrides(["a=1", "b=x=y", "c=[1, 2]", "d=1.0e-3"]) == {
+    assert params.parse_overrides(["a=1", "b=x=y", "c=[1, 2]", "d=1.0e-3"], {}) == {
         "a": 1,
         "b": "x=y",
         "c": [1, 2],
         "d": 1e-3,
     }
     with pytest.raises(params.ParamsError, match="a is given twice"):
-        params.parse_overrides(["a=1", "a=2"])
+        params.parse_overrides(["a=1", "a=2"], {})
+
+
+def test_text_is_taken_as_it_stands_where_text_is_wanted():
+    given = params.parse_overrides(["video=clip #2: a.mp4", "seed=1"], {"video": "", "seed": 0})
+    assert given == {"video": "clip #2: a.mp4", "seed": 1}
+    with pytest.raises(params.ParamsError, match="-p seed=\\[1: .* is not YAML"):
+        params.parse_overrides(["seed=[1"], {"seed": 0})
 
 
 def test_stage_params_is_a_frozen_dataclass(repository):

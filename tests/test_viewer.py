@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ss3d_lib import export, viewer
+from ss3d_lib import export, predict, viewer
 from ss3d_lib.predict import VideoPrediction
 
 FRAMES, HEIGHT, WIDTH, FOCAL_PX = 3, 24, 40, 30.0
@@ -72,7 +72,7 @@ def test_where_hardly_a_pixel_is_reliable_all_that_rest_are_taken(shot):
 
 
 def test_a_file_comes_back_as_it_was_written(shot, tmp_path):
-    pictures, found = viewer.read_prediction(write(tmp_path / "a.npz", shot))
+    pictures, found = predict.read_prediction(write(tmp_path / "a.npz", shot))
     assert (pictures == shot[0]).all() and found.trust == shot[1].trust and found.focal_px == FOCAL_PX
     assert all((getattr(found, name) == getattr(shot[1], name)).all() for name in ("depth_m", "world_from_cam", "intrinsics"))
 
@@ -85,7 +85,7 @@ def test_a_file_that_is_no_prediction_is_named_with_the_remedy(kind, shot, tmp_p
     elif kind != "pickled":
         path.write_bytes({"empty": b"", "text": b"hello", "truncated": path.read_bytes()[:500]}[kind])
     with pytest.raises(ValueError, match=r"shot\.npz is not a prediction: .* ss3d_lib\.predict") as caught:
-        viewer.read_prediction(path)
+        predict.read_prediction(path)
     assert "pickle" not in str(caught.value)
 
 

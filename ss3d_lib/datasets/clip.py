@@ -46,7 +46,9 @@ class EvalClip:
         )
 
     def head(self, count: int) -> "EvalClip":
-        """The first `count` frames, with the truth that belongs to them."""
+        """The first `count` frames, with the truth that belongs to them. Raises ValueError for fewer than two."""
+        if count < 2:
+            raise ValueError(f"the first {count} frame of {self.name} is not a clip: take at least 2 frames")
         depth_m, depth_frames = self.depth_m, self.depth_frames
         if depth_m is not None:
             chosen = depth_frames < count
