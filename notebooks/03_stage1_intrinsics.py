@@ -36,6 +36,7 @@ refined_pairs = 2  # of these, pairs refined to learn how far a match can be tru
 matcher_rate = 0.002  # learning rate of the matcher; twice this diverged
 head_steps = 600  # of the focal head: milliseconds each
 head_clips = 64  # soft labels a step
+head_rate = 0.002  # learning rate of the focal head
 
 # %%
 import hashlib
@@ -193,7 +194,7 @@ plots.save_figure(plots.map_panel([match_panel(shot) for shot in landscape]), fi
 
 # %%
 head_loss = lambda rng: camera_losses.focal_head_loss(model, shots, head_clips, rng)
-head_plan = Plan(head_steps, learning_rate=0.002, seed=seed, save_every=200)
+head_plan = Plan(head_steps, learning_rate=head_rate, seed=seed, save_every=200)
 depends = fingerprint(model.focal_head, shots, sharpness, head_clips)
 head = train(model.focal_head, head_loss, head_plan, work / "head", "focal head", fingerprint=depends)
 head_series = {name: head[name].to_numpy() for name in ("loss", "entropy")}

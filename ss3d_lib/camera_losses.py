@@ -5,11 +5,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ss3d_lib.data import CHAIN_STEPS, Shot, cached_motion, chain_flow, frames_tensor, pick_shots
+from ss3d_lib.data import Shot, cached_motion, chain_flow, frames_tensor, pick_shots
 from ss3d_lib.geometry import image_centre, inside, pixel_grid
 from ss3d_lib.intrinsics import texture_weight
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.matching import MATCH_STRIDE, coarse_flow
+from ss3d_lib.models.trajectory import GAPS
 from ss3d_lib.twoview import Motion, epipolar_error_px, focal_candidates, length
 
 
@@ -22,8 +23,8 @@ def matcher_loss(
     likelihood (Laplace) of the refined matches' epipolar error under the shot's own motion, on a few pairs.
     """
     chosen = pick_shots(shots, weights, pairs, rng)
-    steps = CHAIN_STEPS[int(torch.randint(len(CHAIN_STEPS), (1,), generator=rng))]
-    steps = max(s for s in CHAIN_STEPS if s <= steps and all(shot.starts(s) for shot in chosen))
+    steps = GAPS[int(torch.randint(len(GAPS), (1,), generator=rng))]
+    steps = max(s for s in GAPS if s <= steps and all(shot.starts(s) for shot in chosen))
     starts = [int(torch.randint(shot.starts(steps), (1,), generator=rng)) for shot in chosen]
     flow, valid = chain_flow(chosen, starts, (steps,))[steps]
     first = frames_tensor([s.frames[k] for s, k in zip(chosen, starts)])

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ss3d_lib.flow import read_cache
 from ss3d_lib.geometry import inside, sample
+from ss3d_lib.models.matching import returns
+from ss3d_lib.models.trajectory import GAPS
 from ss3d_lib.models.triangulation import half_grid
 from ss3d_lib.twoview import length
 
 SEED_STRIDE = 1_000_003  # more than the steps of any run, and prime
-CHAIN_STEPS = (1, 2, 4)  # how many cached flows are chained: matches at 1, 2 and 4 strides
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def load_cameras(path: Path) -> Cameras:
         raise FileNotFoundError(f"{path} is missing: run `dvc repro stage1` first")
     with np.load(path, allow_pickle=False) as data:
         per_steps = {
-            name: {steps: data[f"{name}_{steps}"] for steps in CHAIN_STEPS if f"{name}_{steps}" in data}
+            name: {steps: data[f"{name}_{steps}"] for steps in GAPS if f"{name}_{steps}" in data}
             for name in ("rotation", "translation", "residual")
         }
         return Cameras(float(data["focal_px"]), data["log_probability"], data["curves"], data["summaries"], **per_steps)
@@ -184,7 +185,7 @@ def chain_flow(
         flow = flow + hop
         end = (grid + flow - 0.5) / 2
         on_frame = inside(end, height, width)
-        agrees = length(hop + returned) < 0.7 + 0.05 * length(hop)
+        agrees = returns(length(hop + returned), length(hop))
         valid = valid * (on_frame & agrees) * exists[:, None, None]
         if step + 1 in steps:
             reached[step + 1] = (flow, valid)

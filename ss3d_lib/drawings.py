@@ -119,17 +119,11 @@ def show_path(axis, world_from_cam: np.ndarray, title: str = "") -> None:
 
 
 def focal_distribution(
-    candidates_px: np.ndarray,
-    probability: np.ndarray,
-    focal_px: float,
-    interval_px: np.ndarray,
-    true_px: float | None = None,
+    candidates_px: np.ndarray, probability: np.ndarray, focal_px: float, interval_px: np.ndarray
 ) -> Figure:
-    """A figure of its own for `show_focal`, with the truth if known."""
+    """A figure of its own for `show_focal`."""
     figure, axis = plt.subplots(figsize=(5, 2.6))
     show_focal(axis, candidates_px, probability, focal_px, interval_px)
-    if true_px is not None:
-        axis.axvline(true_px, color="k", ls="--", label=f"true, {true_px:.0f} px")
     axis.legend(fontsize=7)
     figure.tight_layout()
     return figure

@@ -122,12 +122,12 @@ def project(
 
 
 def sample(
-    image: Float[Tensor, "B C H W"], pixels: Float[Tensor, "B h w 2"], padding: str = "border"
+    image: Float[Tensor, "B C H W"], pixels: Float[Tensor, "B h w 2"]
 ) -> Float[Tensor, "B C h w"]:
     """Bilinear values of an image at pixel coordinates (x, y); the identity grid returns the image."""
     height, width = image.shape[-2:]
     size = pixels.new_tensor([max(width - 1, 1), max(height - 1, 1)])
-    return F.grid_sample(image, pixels / size * 2 - 1, mode="bilinear", padding_mode=padding, align_corners=True)
+    return F.grid_sample(image, pixels / size * 2 - 1, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def inside(pixels: Float[Tensor, "*B 2"], height: int, width: int) -> Tensor:

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ss3d_lib.data import (
-    CHAIN_STEPS,
     Cameras,
     Shot,
     chain_flow,
@@ -25,7 +24,7 @@ from ss3d_lib.models.bundle import Neighbours, adjust, relative, robust_loss, st
 from ss3d_lib.models.calibration import FIXED_STEPS, ClipMatches, Solution, focal_profile, solve_clips
 from ss3d_lib.models.camera import MATCH_STEP, FocalBelief, summarise
 from ss3d_lib.models.matching import NOISE, box, gradients, local_contrast, weaker_eigenvalue
-from ss3d_lib.models.trajectory import PairGraph
+from ss3d_lib.models.trajectory import GAPS, PairGraph
 from ss3d_lib.models.triangulation import half_grid
 from ss3d_lib.shotwork import write_per_shot
 
@@ -53,7 +52,7 @@ def shot_matches(shot: Shot) -> dict[tuple[int, bool], tuple[Tensor, Tensor]]:
     texture = texture_weight(frames_tensor(list(shot.frames)))
     found = {}
     for backward in (False, True):
-        for steps, (flow, valid) in chain_flow([shot] * len(starts), starts, CHAIN_STEPS, backward).items():
+        for steps, (flow, valid) in chain_flow([shot] * len(starts), starts, GAPS, backward).items():
             q = grid_points(shot) + thin_grid(flow).flatten(1, 2)
             found[steps, backward] = q, thin_grid(valid * texture).flatten(1)
     return found
@@ -74,7 +73,7 @@ def grid_points(shot: Shot) -> Float[Tensor, "M 2"]:
 
 def clip_of(shot: Shot, found: dict[tuple[int, bool], tuple[Tensor, Tensor]], clips: list[list[int]]) -> ClipMatches:
     """The matches of clips of equally many frames of a shot, one stride apart."""
-    graph, index = PairGraph.of(len(clips[0]), CHAIN_STEPS), torch.tensor(clips)
+    graph, index = PairGraph.of(len(clips[0]), GAPS), torch.tensor(clips)
     parts = []
     for backward, start in ((False, graph.first), (True, graph.second)):
         for gap, at in zip((graph.second - graph.first).tolist(), start.tolist()):
@@ -134,7 +133,7 @@ def short_clips(shot: Shot, found, frames: list[int], solution: Solution) -> tup
 
 def empty_motions(shot: Shot) -> dict[int, tuple]:
     """Rotations, translations and residuals of all pairs at each number of steps, to be filled in."""
-    counts = {steps: shot.starts(steps) for steps in CHAIN_STEPS}
+    counts = {steps: shot.starts(steps) for steps in GAPS}
     return {
         steps: (np.tile(np.eye(3, dtype=np.float32), (n, 1, 1)), np.zeros((n, 3), np.float32), np.ones(n, np.float32))
         for steps, n in counts.items()

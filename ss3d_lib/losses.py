@@ -41,7 +41,10 @@ def triangulation_loss(log_inverse: Float[Tensor, "B h w"], target: DepthEvidenc
 def uncertainty_loss(
     log_inverse: Float[Tensor, "B h w"], log_std: Float[Tensor, "B h w"], target: DepthEvidence
 ) -> Tensor:
-    """Negative log likelihood (Laplace; Kendall & Gal 2017, eq. 8) of the errors; trains log_std alone."""
+    """Negative log likelihood (Laplace; Kendall & Gal 2017, eq. 8) of the errors; trains log_std alone.
+
+    log_std: log of the scale of the distribution; `clipnet.TRUE_ERROR` makes a standard error of it.
+    """
     error = log_depth_error(log_inverse.detach(), target).clamp(max=LOG_CLAMP)
     return ((error * (-log_std).exp() + log_std) * target.weight).sum() / target.weight.sum().clamp(min=1)
 

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ss3d_lib.data import (
-    CHAIN_STEPS,
     Shot,
     Stereo,
     cached_motion,
@@ -26,6 +25,7 @@ from ss3d_lib.data import (
 )
 from ss3d_lib.intrinsics import texture_weight
 from ss3d_lib.models.sweep import Sweep, Views, plane_sweeps
+from ss3d_lib.models.trajectory import GAPS
 from ss3d_lib.models.triangulation import Correspondences, DepthEvidence, middle_log, triangulate
 from ss3d_lib.shotwork import write_per_shot
 
@@ -56,7 +56,7 @@ def correspondences(shots: list[Shot], starts: list[int], frames: Float[Tensor, 
     texture = texture_weight(frames)
     parts = []
     for backward in (False, True):
-        flows = chain_flow(shots, starts, CHAIN_STEPS, backward)
+        flows = chain_flow(shots, starts, GAPS, backward)
         for steps, (flow, valid) in flows.items():
             rotation, translation, residual = cached_motion(shots, starts, steps, backward)
             parts.append((flow, valid * texture * (1 - residual)[:, None, None], rotation, translation))
@@ -67,7 +67,7 @@ def correspondences(shots: list[Shot], starts: list[int], frames: Float[Tensor, 
 
 def clip_views(seen: Correspondences, frames: int) -> Views:
     """The views within a clip of that many frames, one stride apart, in the order of `correspondences`."""
-    offsets = torch.tensor([*CHAIN_STEPS, *(-steps for steps in CHAIN_STEPS)])
+    offsets = torch.tensor([*GAPS, *(-steps for steps in GAPS)])
     index = torch.arange(frames)[:, None] + offsets
     exists = ((index >= 0) & (index < frames)).float()
     return Views(index.clamp(0, frames - 1), exists, seen.rotation, seen.translation, seen.focal_px)

@@ -95,7 +95,7 @@ def test_one_bad_sequence_does_not_cost_the_others(tmp_path, capsys, monkeypatch
     write_sequence(tmp_path / "in" / "good")
     write_sequence(tmp_path / "in" / "broken")
     (tmp_path / "in" / "broken" / "intrinsics.txt").write_text("no numbers")
-    guess = lambda frames: Answer(np.ones(frames.shape[:3]), np.tile(np.eye(4), (len(frames), 1, 1)), 20.0)
+    guess = lambda frames: Answer(depth_m=np.ones(frames.shape[:3]), focal_px=20.0)
     monkeypatch.setattr(evaluate, "checkpoint_predictor", lambda path: guess)
     command = ["--checkpoint", "x", "--sequences", str(tmp_path / "in"), "--out", str(tmp_path / "o.json"), "--stride", "1"]
     assert evaluate.main(command) == 1

@@ -11,9 +11,10 @@ from made_shots import make_shot
 from torch import nn
 
 from ss3d_lib import distillation, experts, finetuning, pareto
-from ss3d_lib.data import CHAIN_STEPS, Cameras, Shot, frames_tensor, generator, load_shots
+from ss3d_lib.data import Cameras, Shot, frames_tensor, generator, load_shots
 from ss3d_lib.joint import DepthBatch, Terms, make_batch
 from ss3d_lib.models import ClipNet
+from ss3d_lib.models.trajectory import GAPS
 from ss3d_lib.models.triangulation import DepthEvidence, triangulate
 from ss3d_lib.stereo import correspondences, sweep_shot
 from ss3d_lib.training import Plan, fingerprint, train
@@ -44,9 +45,9 @@ def made_shot(seed: int, along: bool, frames: int = 12) -> Shot:
     pictures = np.stack([cv2.remap(pattern, *np.moveaxis(at, -1, 0), cv2.INTER_LINEAR, None, cv2.BORDER_REFLECT) for at in places])
     forward = np.stack([flow(k, step) for k in range(frames - 1)])
     backward = np.stack([flow(k + 1, -step) for k in range(frames - 1)])
-    rotation = {s: np.repeat(np.eye(3, dtype=np.float32)[None], max(0, frames - s), 0) for s in CHAIN_STEPS}
-    moved = {s: np.repeat((-s * step).astype(np.float32)[None], max(0, frames - s), 0) for s in CHAIN_STEPS}
-    residual = {s: np.full(max(0, frames - s), 0.05, np.float32) for s in CHAIN_STEPS}
+    rotation = {s: np.repeat(np.eye(3, dtype=np.float32)[None], max(0, frames - s), 0) for s in GAPS}
+    moved = {s: np.repeat((-s * step).astype(np.float32)[None], max(0, frames - s), 0) for s in GAPS}
+    residual = {s: np.full(max(0, frames - s), 0.05, np.float32) for s in GAPS}
     curves, summaries = np.zeros((2, 32), np.float32), np.zeros((2, 3), np.float32)
     cameras = Cameras(FOCAL_PX, np.full(32, -np.log(32), np.float32), curves, summaries, rotation, moved, residual)
     return sweep_shot(Shot(f"shot_{seed:02d}", f"v{seed}", 0.5 + 0.04 * seed, 1, pictures, forward, backward, cameras))

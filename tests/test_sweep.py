@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ss3d_lib import toy_scene
+from ss3d_lib.geometry import pixel_grid, so3_exp
 from ss3d_lib.models import sweep
 from ss3d_lib.models.sweep import Sweep, Views, fuse, lowest, plane_sweeps, semi_global
 from ss3d_lib.models.triangulation import DepthEvidence, half_grid
@@ -165,6 +166,42 @@ def test_fusing_prefers_agreement():
     assert logs[0, 1] == pytest.approx(0, abs=1e-3) and weight[0, 1] == pytest.approx(0.6, abs=1e-3)
     assert logs[1, 0] == pytest.approx(1, abs=1e-3) and weight[1, 0] == pytest.approx(0.1, abs=1e-3)
     assert logs[1, 1] == pytest.approx(1, abs=1e-3) and weight[1, 1] == pytest.approx(0.7, abs=1e-3)
+
+
+def turning_before_a_wall(frames: int = 4) -> tuple[torch.Tensor, Views]:
+    """Exact log inverse depths (F, H, W) of a slanted wall seen by a camera that turns and moves, and its views."""
+    normal, distance = torch.tensor([0.2, -0.1, 1.0]), 5.0
+    turn = so3_exp(torch.tensor([[0.01, 0.04, -0.02]]) * torch.arange(frames)[:, None])  # cam_from_world
+    place = torch.tensor([0.3, 0.05, 0.1]) * torch.arange(frames)[:, None]
+    centred = pixel_grid(HEIGHT, WIDTH) - torch.tensor([WIDTH - 1.0, HEIGHT - 1.0]) / 2
+    rays = torch.cat([centred / FOCAL_PX, torch.ones(HEIGHT, WIDTH, 1)], -1)
+    rho = torch.einsum("hwi,fi->fhw", rays, turn @ normal) / (distance - place @ normal)[:, None, None]
+    index = torch.tensor([[k for k in range(frames) if k != f] for f in range(frames)])
+    rotation = turn[index] @ turn[:, None].transpose(-1, -2)
+    translation = (turn[index] @ (place[:, None] - place[index])[..., None])[..., 0]
+    return rho.log(), Views(index, torch.ones(index.shape), rotation, translation, torch.full((frames,), FOCAL_PX))
+
+
+def test_blending_leaves_exact_depth_and_averages_noise_away():
+    truth, views = turning_before_a_wall()
+    std = torch.full_like(truth, -2.0)
+    inner = (slice(None), slice(12, -12), slice(16, -16))  # what leaves the frame has fewer witnesses
+    assert (sweep.blend(truth, std, views) - truth).abs().max() < 1e-3
+    noise = 0.05 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+    error = (sweep.blend(truth + noise, std, views) - truth)[inner].std()
+    assert error < 0.65 * noise.std()
+
+
+def test_blending_follows_the_certain_and_nobody_who_contradicts():
+    truth, views = turning_before_a_wall()
+    wrong, std = truth.clone(), torch.full_like(truth, -2.0)
+    wrong[1] += 0.1
+    std[1] = 2.0  # e^4 times less sure than the others
+    assert (sweep.blend(wrong, std, views)[1] - truth[1])[12:-12, 16:-16].abs().median() < 5e-3
+    wrong[1] += 0.9
+    assert (sweep.blend(wrong, std * 0, views)[1] - wrong[1]).abs().median() < 1e-3
+    alone = replace(views, exists=torch.zeros_like(views.exists))
+    assert torch.allclose(sweep.blend(wrong, std, alone), wrong)
 
 
 def test_the_exact_room_is_swept_right():

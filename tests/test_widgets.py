@@ -78,7 +78,7 @@ def test_drawings_of_a_prediction():
         drawings.from_above(poses),
         drawings.cameras_3d(np.eye(4)[None]),
         drawings.focal_distribution(
-            np.geomspace(70, 500, 32), np.full(32, 1 / 32), 200.0, np.array([150.0, 250.0]), 210.0
+            np.geomspace(70, 500, 32), np.full(32, 1 / 32), 200.0, np.array([150.0, 250.0])
         ),
         drawings.pictures({"picture": np.zeros((8, 9, 3)), "depth": np.ones((8, 9))}, depth=["depth"]),
     ):

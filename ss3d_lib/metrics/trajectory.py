@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MOVING = 0.2  # share of a clip's median baseline that a pair needs to have a direction
+
 
 @dataclass(frozen=True)
 class Similarity:
@@ -93,9 +95,9 @@ class PairErrors:
     direction_deg: np.ndarray
     baseline_m: np.ndarray
 
-    def moving(self, share: float = 0.2) -> np.ndarray:
-        """Pairs (P,) whose direction is defined: true baseline at least `share` of the clip's median and > 0.1 mm."""
-        return self.baseline_m >= max(share * np.median(self.baseline_m), 1e-4)
+    def moving(self) -> np.ndarray:
+        """Pairs (P,) whose direction is defined: true baseline at least MOVING of the clip's median and > 0.1 mm."""
+        return self.baseline_m >= max(MOVING * np.median(self.baseline_m), 1e-4)
 
 
 def pair_errors(predicted: np.ndarray, true: np.ndarray) -> PairErrors:

@@ -31,7 +31,7 @@ START_FOCALS = (0.5, 0.8, 1.25, 1.8)  # of the longer image side
 ANNEAL = (8.0, 4.0, 2.0)  # multiples of the robust scale while the basin is sought (graduated non-convexity)
 SEARCH_STEPS, FINISH_STEPS, PROFILE_STEPS, FIXED_STEPS = 12, 15, 5, 8  # Gauss-Newton iterations
 FINISHED = 2  # starts that are finished
-SEARCH_POINTS, PROFILE_POINTS = 1500, 350  # points in all frames of a clip, at most, while seeking and profiling
+SEARCH_POINTS = PROFILE_POINTS = 1500  # points in all frames of a clip, at most, while seeking and profiling; of 350, 1500 and all the best
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from ss3d_lib.models.calibration import ClipMatches, Solution, focal_profile, so
 from ss3d_lib.models.camera import FocalBelief, FocalHead, match_weight, pick_matches, pick_prior, summarise
 from ss3d_lib.models.depth import EVIDENCE_CHANNELS, DepthNet
 from ss3d_lib.models.matching import Matcher, Matches
-from ss3d_lib.models.sweep import Views, fuse, plane_sweeps
-from ss3d_lib.models.trajectory import PairGraph
+from ss3d_lib.models.sweep import Views, blend, fuse, plane_sweeps
+from ss3d_lib.models.trajectory import GAPS, PairGraph
 from ss3d_lib.models.triangulation import (
     Correspondences,
     DepthEvidence,
@@ -29,7 +29,6 @@ from ss3d_lib.twoview import weighted_median
 
 TRUE_ERROR = 2.0  # times the errors that training sees, for evidence and target share mistakes; on validation 82 % in 80 %
 NEARER = 0.25  # standard errors nearer than its middle: of a wide belief the depth with the least relative error, on validation
-GAPS = (1, 2, 4)  # frame distances that are matched; the longer ones carry the parallax
 
 
 @dataclass(frozen=True)
@@ -109,18 +108,18 @@ class ClipNet(nn.Module):
             evidence = fuse(found, plane_sweeps(frames.flatten(0, 1), views, middle_log(found).exp())[0])
         log_inverse, log_std = self.depth_net(frames.flatten(0, 1), as_channels(centred(evidence)), count)
         log_scale = frame_scales(evidence, log_inverse)
-        resize = lambda x: F.interpolate(x[:, None], (height, width), mode="bilinear", align_corners=False).view(
-            clips, count, height, width
-        )  # noqa: E731
-        world_from_cam = solution.world_from_cam
-        std = TRUE_ERROR * resize(log_std).exp()
+        resize = lambda x: F.interpolate(x[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]  # noqa: E731
+        by_frame = lambda x: x.view(clips, count, height, width)  # noqa: E731
+        log_std = resize(log_std)
+        log_inverse = blend(resize(log_inverse + log_scale[:, None, None]), log_std, views)
+        world_from_cam, std = solution.world_from_cam, TRUE_ERROR * log_std.exp()
         return ClipPrediction(
-            (-resize(log_inverse + log_scale[:, None, None]) - NEARER * std).exp(),
-            std,
+            by_frame((-log_inverse - NEARER * std).exp()),
+            by_frame(std),
             invert_pose(world_from_cam[:, 1:]) @ world_from_cam[:, :-1],
             world_from_cam,
             focal,
-            resize(evidence.moving).clamp(0, 1),
+            by_frame(resize(evidence.moving).clamp(0, 1)),
             evidence.weight.view(clips, -1).mean(1),
         )
 

@@ -213,6 +213,11 @@ def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
+def returns(gap_px: Float[Tensor, "*B"], moved_px: Float[Tensor, "*B"]) -> Tensor:
+    """Whether a flow and its reverse cancel, but for what long ways and sub-pixel errors leave (bool, shape *B)."""
+    return gap_px < 0.7 + 0.05 * moved_px
+
+
 class Matcher(nn.Module):
     """Flow with its standard error between pairs of frames."""
 
@@ -300,7 +305,7 @@ class Matcher(nn.Module):
         reverse = torch.cat([flow[half:], flow[:half]])
         back = sample(reverse.permute(0, 3, 1, 2), grid + flow).permute(0, 2, 3, 1)
         gap, moved_px = length(flow + back), length(flow)
-        valid = inside(grid + flow, *flow.shape[1:3]) & (gap < 0.7 + 0.05 * moved_px)
+        valid = inside(grid + flow, *flow.shape[1:3]) & returns(gap, moved_px)
         cues = torch.stack(
             [gap.clamp(max=8), moved_px / 16, (texture[:, 0] + 1e-4).log(), residual[:, 0], box(residual)[:, 0]], dim=1
         )

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ss3d_lib.geometry import inside, sample
+from ss3d_lib.geometry import inside, pixel_grid, sample
 from ss3d_lib.models.matching import box, gradients, local_contrast
 from ss3d_lib.models.triangulation import MIN_Z, PARALLAX_PX, DepthEvidence, half_grid
 from ss3d_lib.twoview import length, to_rays
@@ -27,7 +27,7 @@ ONE_PLANE, MORE_PLANES = 0.15, 4.0  # price of a step between neighbours; on val
 MATCH = 0.55  # only what matches better than this is confirmed: smooth mistakes confirm each other, but do not look alike
 EDGE = 4.0  # a step in depth is cheaper where the picture changes
 AGREE_PX, AGREE_LOG = 1.0, 0.2  # another frame confirms a depth that it sees within so much
-CONFLICT = 0.2  # difference of log depth at which triangulation and sweep contradict each other
+CONFLICT = 0.2  # difference of log depth at which two estimates contradict each other
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,37 @@ def confirmed(
     shape = log_inverse.shape
     parallax = 1 / (1 + (PARALLAX_PX / moved_px.clamp(min=1e-3)) ** 4)
     return (good / (seen + 0.5)).view(shape), parallax.view(shape)
+
+
+def blend(
+    log_inverse: Float[Tensor, "F H W"], log_std: Float[Tensor, "F H W"], views: Views
+) -> Float[Tensor, "F H W"]:
+    """Log inverse depth of every frame, averaged with what the other frames that nearly agree say of the same points.
+
+    Args:
+        log_inverse: in the scale of the translations. log_std: log of its standard error.
+    """
+    count, height, width = log_inverse.shape
+    centre = log_inverse.new_tensor([width - 1.0, height - 1.0]) / 2
+    own = (pixel_grid(height, width, log_inverse.device) - centre).reshape(1, -1, 2).expand(count, -1, -1)
+    rays, rho, focal = to_rays(own, views.focal_px), log_inverse.exp().flatten(1), views.focal_px[:, None, None]
+    weight = (-2 * log_std).exp().flatten(1)
+    total = weight * log_inverse.flatten(1)
+    for slot in range(views.index.shape[1]):
+        rotation, translation = views.rotation[:, slot], views.translation[:, slot, :, None]
+        point = rotation @ rays + translation * rho[:, None]
+        ahead = point[:, 2].clamp(min=MIN_Z)
+        pixels = (point[:, :2] / ahead[:, None] * focal).transpose(1, 2)
+        place = (pixels + centre).view(count, height, width, 2)
+        others = torch.stack([log_inverse, log_std], dim=1)[views.index[:, slot]]
+        theirs, their_std = sample(others, place).flatten(2).unbind(1)
+        back = rotation.transpose(1, 2) @ (to_rays(pixels, views.focal_px) - translation * theirs.exp()[:, None])
+        seen_again = theirs - back[:, 2].clamp(min=MIN_Z).log()  # their depth of the point, seen from here
+        gap = theirs - rho.log() + ahead.log()
+        ok = inside(place, height, width).flatten(1) * (point[:, 2] > MIN_Z) * views.exists[:, slot, None]
+        share = ok * (-2 * their_std).exp() * torch.exp(-((gap / CONFLICT) ** 2))
+        weight, total = weight + share, total + share * seen_again
+    return (total / weight).view_as(log_inverse)
 
 
 def fuse(found: DepthEvidence, sweep: Sweep) -> DepthEvidence:

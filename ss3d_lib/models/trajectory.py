@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ss3d_lib.geometry import rigid
 
+GAPS = (1, 2, 4)  # frame distances that are matched, in strides; the longer ones carry the parallax
 STILL_LOG_LENGTH = -6.0  # a pair nobody can triangulate moved about e^-6 = 0.2 % of the scene's depth
 
 
@@ -26,7 +27,7 @@ class PairGraph:
     frames: int
 
     @staticmethod
-    def of(frames: int, gaps: tuple[int, ...] = (1, 2, 4)) -> "PairGraph":
+    def of(frames: int, gaps: tuple[int, ...] = GAPS) -> "PairGraph":
         """All pairs at the given gaps that fit; neighbours come first."""
         pairs = [(i, i + gap) for gap in gaps for i in range(frames - gap)]
         first, second = torch.tensor(pairs, dtype=torch.long).T
