@@ -4,7 +4,8 @@
 
 Writes shots.csv (why each shot was kept or not, focal length, trust), gallery.png (one row per kept shot:
 picture, inverse depth, path from above, belief about the focal length), and per video what
-`python -m ss3d_lib.predict` writes. A video that cannot be read is a row of the table; the others go on.
+`python -m ss3d_lib.predict` writes. A video that cannot be read is a row of the table; the others go on. After Ctrl-C the
+same command goes on with the next video, and a second time it predicts only what is new or changed.
 """
 
 import argparse
@@ -18,16 +19,19 @@ from matplotlib.figure import Figure
 
 from ss3d_lib.checkpoints import load_model
 from ss3d_lib.commands import finish
-from ss3d_lib.curation import shot_names
+from ss3d_lib.curation import DEFAULTS, shot_names, source_stamp
 from ss3d_lib.drawings import show_focal, show_path
 from ss3d_lib.files import atomic_write, printable
 from ss3d_lib.jobs import DISK
+from ss3d_lib.journal import Journal
 from ss3d_lib.models import ClipNet
 from ss3d_lib.plots import save_figure, show_image, show_inverse_depth, use_style
 from ss3d_lib.predict import DEFAULT_CHECKPOINT, predict_video, read_prediction
 from ss3d_lib.progress import progress
+from ss3d_lib.training import fingerprint
 from ss3d_lib.video import VideoError, find_videos
 
+VERSION = 1  # change it when predictions change: videos predicted by another version are predicted again
 COLUMNS = ("video", "results", "shot", "start_s", "end_s", "kept", "score", "reason", "focal_share", "focal_low", "focal_high", "trust")
 
 
@@ -43,29 +47,39 @@ def table_rows(video: str, results: str, summary: dict[str, dict]) -> list[dict]
         if said["status"] == "predicted":
             longer = max(said["height"], said["width"])
             low, high = (float(bound) / longer for bound in said["focal_interval_px"])
-            row |= {name: said[name] for name in ("start_s", "end_s", "score", "trust")}
+            row |= {name: float(said[name]) for name in ("start_s", "end_s", "score", "trust")}
             row |= {"kept": int(not said["reason"]), "reason": said["reason"]}
-            row |= {"focal_share": said["focal_px"] / longer, "focal_low": low, "focal_high": high}
+            row |= {"focal_share": float(said["focal_px"]) / longer, "focal_low": low, "focal_high": high}
         rows.append(row)
     return rows
 
 
 def predict_folder(model: ClipNet, path: Path, out: Path) -> pd.DataFrame:
     """Predict all videos, each into a folder of its own; returns the table that shots.csv holds."""
-    rows, results = [], shot_names(find_videos(path))
+    rows, results, weights = [], shot_names(find_videos(path)), fingerprint(model, ())
     out.mkdir(parents=True, exist_ok=True)
-    for video, name in progress(results.items(), len(results), "videos"):
-        shown = printable(video.relative_to(path) if path.is_dir() else video.name)
-        try:
-            rows += table_rows(shown, name, predict_video(model, video, out / name))
-        except (VideoError, OSError, ValueError) as error:
-            if getattr(error, "errno", None) in DISK:
-                raise
-            rows.append({"video": shown, "results": name, "shot": "", "kept": 0, "reason": printable(error)})
+    with Journal(out / "shots.csv.journal") as journal:
+        for video, name in progress(results.items(), len(results), "videos"):
+            shown = printable(video.relative_to(path) if path.is_dir() else video.name)
+            stamp = f"{VERSION}-{source_stamp(video, DEFAULTS)}-{weights}"
+            if not (journal.holds(name, stamp) and predictions_exist(journal.get(name), out)):
+                try:
+                    journal.add(name, stamp, table_rows(shown, name, predict_video(model, video, out / name)))
+                except (VideoError, OSError, ValueError) as error:
+                    if getattr(error, "errno", None) in DISK:
+                        raise
+                    lost = {"video": shown, "results": name, "shot": "", "kept": 0, "reason": printable(error)}
+                    journal.add(name, "", [lost])  # tried again next time
+            rows += journal.get(name)
     table = pd.DataFrame(rows, columns=COLUMNS)
     with atomic_write(out / "shots.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.3f")
     return table
+
+
+def predictions_exist(rows: list[dict], out: Path) -> bool:
+    """Whether what was written of the shots of a video is still there."""
+    return all((out / row["results"] / f"{row['shot']}.npz").is_file() for row in rows if "score" in row)
 
 
 def kept_figure(table: pd.DataFrame, out: Path, most: int = 12) -> Figure:

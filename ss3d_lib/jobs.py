@@ -125,8 +125,9 @@ def _ray_results(ray, function: Callable, waiting: Iterator[tuple]) -> Iterator[
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):  # each time
             result = None, _crashed(job)
         except ray.exceptions.RayError as error:  # e.g. a node without this project
-            if isinstance(error, OSError):  # of `_attempt`: a full disk
-                raise
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, OSError):  # of `_attempt`: a full disk
+                raise cause from error
             result = None, _failed(job, error)
         flying.update((task.remote(shared, more), more) for more in islice(waiting, 1))
         yield (job, *result)

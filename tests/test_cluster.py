@@ -1,6 +1,7 @@
 """Scoring at scale: the same manifest from one process, from Ray, after a kill, after a stop; a thousand videos."""
 
 import csv
+import errno
 import os
 import signal as signals
 import subprocess
@@ -140,6 +141,23 @@ def test_a_video_that_kills_every_worker_costs_itself_only():
     done = {job[0]: (result, error) for job, result, error in found}
     assert done["a"] == ("A", "") and done["b"] == ("B", "")
     assert done["crash"][0] is None and "crashed the process" in done["crash"][1]
+
+
+def fill_the_disk(path: str) -> None:
+    with open("/dev/full", "wb", buffering=0) as file:
+        file.write(b"x")
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_stops_a_ray_run():
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with pytest.raises(OSError) as caught:
+        list(jobs.run_jobs(fill_the_disk, [("a",)], 1, "ray"))
+    assert caught.value.errno == errno.ENOSPC
 
 
 THOUSAND = """

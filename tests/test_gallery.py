@@ -8,7 +8,7 @@ import pytest
 import torch
 from made_shots import make_shot
 
-from ss3d_lib import gallery
+from ss3d_lib import gallery, predict
 from ss3d_lib.checkpoints import save_model
 from ss3d_lib.models import ClipNet
 from ss3d_lib.video import write_video
@@ -44,6 +44,21 @@ def test_every_file_is_a_row_and_only_shots_with_a_signal_are_kept(folder, capsy
     with np.load(out / "multi_view" / "multi_view_s00.npz", allow_pickle=False) as said:
         assert said["depth_m"].shape == said["frames"].shape[:3]
     assert "multi_view_s00" in capsys.readouterr().out
+
+
+def test_a_second_run_predicts_only_what_is_new_or_changed(folder, tmp_path, monkeypatch):
+    videos, out, predicted = tmp_path / "videos", tmp_path / "out", []
+    videos.mkdir()
+    shutil.copy2(folder / "videos/multi_view.mp4", videos / "a.mp4")
+    monkeypatch.setattr(gallery, "predict_video", lambda model, path, to: predicted.append(path.name) or predict.predict_video(model, path, to))
+    arguments = [str(videos), "--out", str(out), "--checkpoint", str(folder / "model.safetensors")]
+    assert gallery.main(arguments) == 0 and predicted == ["a.mp4"]
+    first = (out / "shots.csv").read_bytes()
+    assert gallery.main(arguments) == 0 and predicted == ["a.mp4"] and (out / "shots.csv").read_bytes() == first
+    shutil.copy2(folder / "videos/multi_view.mp4", videos / "b.mp4")
+    assert gallery.main(arguments) == 0 and predicted == ["a.mp4", "b.mp4"]
+    (out / "a" / "a_s00.npz").unlink()
+    assert gallery.main(arguments) == 0 and predicted == ["a.mp4", "b.mp4", "a.mp4"]
 
 
 def test_a_missing_folder_or_checkpoint_is_one_clear_line(folder, capsys):
