@@ -34,7 +34,7 @@ changes = {  # stage: {key of params.yaml: value}
     "stage1": {"matcher_steps": 1000, "head_steps": 2000},  # the trust of a match is learnt slowly
     "stage2": {"steps": 1500},  # nearly four times as many: more than half of the hour
     "experts": {"max_judges": 16, "steps": 100},  # more judges for more shots
-    "distill": {"steps": 120, "self_steps": 80},  # in proportion to the experts
+    "distill": {"clusters": 3, "steps": 120, "self_steps": 80},  # in proportion to the experts
 }  # a larger budget for the same recipe
 
 # %%

@@ -31,11 +31,11 @@ from ss3d_lib.twoview import weighted_median
 class Recipe(Terms):
     """Both phases: the terms of stage 2, and what else the section `distill` of params.yaml says."""
 
-    clusters: int = 3
+    clusters: int = 4
     images: int = 24
     distillation: float = 2.0
     gradients: str = "pareto"
-    steps: int = 80
+    steps: int = 120
     learning_rate: float = 4e-4
     self_steps: int = 60
     self_images: int = 12

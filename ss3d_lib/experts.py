@@ -21,7 +21,7 @@ from ss3d_lib.models.depth import EVIDENCE_CHANNELS
 from ss3d_lib.models.triangulation import as_channels
 from ss3d_lib.training import Plan, fingerprint, train
 
-FRAMES_PER_SHOT = 4  # frames that describe a shot, and that judge a model on it
+FRAMES_PER_SHOT, JUDGED_FRAMES = 4, 8  # frames that describe a shot, and that judge a model on it
 APPEARANCE_DIMS = 8  # principal components of the encoder's features; more is noise with a few hundred shots
 SOFTNESS = 0.5  # width of the memberships over the clusters' own: a typical shot is to 85 % its own cluster's
 HELD_OUT_SEED = 1_000_003  # the degradation of the held-out images is the same for every model and stage
@@ -160,7 +160,7 @@ def train_expert(
 
 
 @torch.no_grad()
-def held_out_batches(shots: Sequence[Shot], terms: Terms, per_shot: int = FRAMES_PER_SHOT) -> list[DepthBatch]:
+def held_out_batches(shots: Sequence[Shot], terms: Terms, per_shot: int = JUDGED_FRAMES) -> list[DepthBatch]:
     """Images spread over each shot, one batch a shot, with evidence degraded alike for whoever is judged."""
     batches = []
     for index, shot in enumerate(shots):
