@@ -57,8 +57,8 @@ Work = Callable[[int], object]  # one step, of the given number
 _autocast = torch.autocast
 
 
-def _no_autocast(device: str, **given) -> torch.autocast:
-    return _autocast(device, **given | {"enabled": False})
+def _no_autocast(*device: str, **given) -> torch.autocast:
+    return _autocast(*device, **given | {"enabled": False})
 
 
 @contextmanager

@@ -203,7 +203,7 @@ def test_resume_fetches_nothing_again(server, tmp_path, clip, via):
     rows = [FetchRow(str(i), server.url(f"/{i}.mp4")) for i in range(4)]
     server.pages |= {f"/{i}.mp4": Page(clip + bytes(i)) for i in range(4)}
 
-    def interrupted(items):
+    def interrupted(items, total):
         for index, item in enumerate(items):
             if index == 2:
                 raise KeyboardInterrupt
