@@ -12,9 +12,11 @@ import errno
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -51,7 +53,8 @@ def run_jobs(
 def _in_processes(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[tuple[tuple, Any, str]]:
     waiting = dict(enumerate(jobs))
     with _pool(min(workers, len(jobs))) as pool:
-        futures = {pool.submit(_attempt, function, job): i for i, job in waiting.items()}
+        with _unheard():
+            futures = {pool.submit(_attempt, function, job): i for i, job in waiting.items()}
         try:
             for future in as_completed(list(futures)):
                 number = futures.pop(future)  # a finished future holds its result: let go of it
@@ -74,6 +77,19 @@ def _in_processes(function: Callable, jobs: Sequence[tuple], workers: int) -> It
 def _pool(workers: int) -> ProcessPoolExecutor:
     # spawned, because decord does not survive a fork
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_prepare)
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Ctrl-C is ignored, and so it is by processes that start meanwhile, until `_prepare`: they would greet it with a traceback."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def _prepare() -> None:
