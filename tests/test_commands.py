@@ -154,7 +154,8 @@ def test_interrupt_is_one_line_and_130(tmp_path):
         make_video(tmp_path / "in" / f"{k:02d}.mp4", 40)
     out = tmp_path / "s.csv"
     command = [sys.executable, "-m", "ss3d_lib.score", str(tmp_path / "in"), "--out", str(out), "--workers", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # programs started in the background ignore it, and what they start
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hears)
     journal = Path(f"{out}.journal")
     while process.poll() is None and not (journal.exists() and journal.stat().st_size):
         time.sleep(0.1)
