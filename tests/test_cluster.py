@@ -144,13 +144,11 @@ def test_a_video_that_kills_every_worker_costs_itself_only():
 
 
 def fill_the_disk(path: str) -> None:
-    with open("/dev/full", "wb", buffering=0) as file:
-        file.write(b"x")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @needs_ray
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_stops_a_ray_run():
     from ray import cloudpickle
 
