@@ -16,6 +16,7 @@ from ss3d_lib.models.bundle import (
     jacobians,
     move,
     place_points,
+    settled,
     start_bundle,
 )
 from ss3d_lib.models.calibration import ClipMatches, carry, focal_profile, solve_clips
@@ -155,6 +156,40 @@ def test_the_search_needs_no_start():
     assert angle.max() < 0.01
     cosine = torch.nn.functional.cosine_similarity(ours[1:, :3, 3], truth[1:, :3, 3], dim=-1)
     assert float(cosine.min()) > 0.999
+
+
+def two_walls():
+    """Planted cameras before a grid of points, near on the left and far on the right, and its points beside the edge."""
+    true, graph, near, seen = plant(points=15 * 9)
+    x, y = torch.meshgrid(torch.linspace(-112, 112, 15), torch.linspace(-64, 64, 9), indexing="xy")
+    p = torch.stack([x, y], -1).reshape(-1, 2)
+    true = replace(true, rho=torch.where(p[:, 0] < 0, 0.5, 0.2).expand_as(true.rho).clone())
+    *_, x, y = place_points(true, near, replace(seen, p=p))
+    return true, graph, near, replace(seen, p=p, q=torch.stack([x, y], -1) * FOCAL_PX), (p[:, 0] + 8).abs() < 10
+
+
+def test_matches_beside_an_edge_of_depth_lose_most_of_their_weight():
+    true, _, _, seen, beside = two_walls()
+    last = settled(true, seen)
+    share = (last.weight / seen.weight.clamp(min=1e-9))[0, 0, 0]
+    away = (seen.p[:, 0] + 8).abs() > 30  # at the picture's border the nearest points reach two columns far
+    assert float(share[beside].max()) < 0.2 and float(share[away].min()) > 0.99
+    assert last.prior_weight < seen.prior_weight
+
+
+def test_flow_that_mixes_near_and_far_at_an_edge_hardly_turns_the_cameras():
+    """Each match beside the edge is drawn towards the other side, more so at one end of the edge than at the other."""
+    true, graph, near, seen, beside = two_walls()
+    other = replace(true, rho=torch.where(seen.p[:, 0] < 0, 0.2, 0.5).expand_as(true.rho).clone())
+    *_, x, y = place_points(other, near, seen)
+    mixed = beside * 0.15 * (1 + seen.p[:, 1] / 64)
+    mixed = mixed * torch.tensor([1.0, 0.3]).repeat(3)[:, None, None]  # and in every second frame
+    q = seen.q + mixed[..., None] * (torch.stack([x, y], -1) * FOCAL_PX - seen.q)
+    found = solve_clips(matches_of(graph, near, replace(seen, q=q)), torch.tensor([FOCAL_PX]))
+    before, _ = adjust(true, near, replace(seen, q=q), 30, free_focal=False)
+    turns = lambda state: (state.rotation @ state.rotation[:, :1].transpose(-1, -2))[0]  # noqa: E731
+    error = lambda state: so3_log(turns(state) @ turns(true).transpose(-1, -2)).norm(dim=-1).mean()  # noqa: E731
+    assert float(error(found.bundle)) < 0.5 * float(error(before))
 
 
 def test_a_given_focal_length_is_kept():

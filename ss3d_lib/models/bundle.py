@@ -8,7 +8,7 @@ solves 6 N + 1 unknowns, whatever the number of points.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,8 @@ from ss3d_lib.models.trajectory import PairGraph
 SIGMA_PX = 0.5  # scale of the robust reprojection error; chosen on validation from 0.3, 0.5 and 1
 MIN_Z = 0.05  # points nearer than this share of their distance in the first frame are behind the camera
 DEPTH_PRIOR = 0.02  # weight of what the pictures suggest of a point's depth, against a sighting's 1
+LAST_DEPTH_PRIOR = 0.002  # the same in the last steps; on validation 0.005 is as good, 0.02 worse
+AROUND, EDGE_LOG = 9, 0.3  # range of log depth, among so many nearest points, at which a match is believed half; 0.2 to 0.5 are alike
 FOCAL_PRIOR, FOCAL_MIDDLE, FOCAL_LOG_STD = 0.002, 0.8, 0.5  # weight; focal length / longer side; ordinary cameras
 
 
@@ -79,6 +81,7 @@ class Sightings:
     weight: Float[Tensor, "B N S M"]
     prior: Float[Tensor, "B N M"]  # log inverse depth, up to scale, that each picture alone suggests
     longer_side_px: float
+    prior_weight: float = DEPTH_PRIOR
 
     def total(self) -> Float[Tensor, "B"]:
         """Sum of the weights of each clip."""
@@ -120,7 +123,7 @@ def robust_loss(
 def cost(state: Bundle, near: Neighbours, seen: Sightings, sigma_px: float = SIGMA_PX) -> Float[Tensor, "B"]:
     """Mean robust loss e^2 / (e^2 + sigma^2) of the sightings of each clip, plus the shares of the priors."""
     loss = (seen.weight * robust_loss(state, near, seen, sigma_px)).sum((1, 2, 3))
-    loss = loss + DEPTH_PRIOR * depth_gap(state, seen).square().sum((1, 2))
+    loss = loss + seen.prior_weight * depth_gap(state, seen).square().sum((1, 2))
     return loss / seen.total() + FOCAL_PRIOR * focal_gap(state, seen) ** 2
 
 
@@ -187,8 +190,8 @@ def gauss_newton(
     normal = weighted.flatten(4) @ jacobian.flatten(4).transpose(-1, -2)
     right = -(weighted.flatten(4) @ error.flatten(3)[..., None])[..., 0]
     coupling = (weighted * by_rho[:, :, :, None]).sum(4)
-    curvature = (robust * by_rho.square().sum(3)).sum(2) + DEPTH_PRIOR / state.rho**2
-    pull = -(robust * (by_rho * error).sum(3)).sum(2) - DEPTH_PRIOR * depth_gap(state, seen) / state.rho
+    curvature = (robust * by_rho.square().sum(3)).sum(2) + seen.prior_weight / state.rho**2
+    pull = -(robust * (by_rho * error).sum(3)).sum(2) - seen.prior_weight * depth_gap(state, seen) / state.rho
     curvature = curvature * (1 + damping[:, None, None]) + 1e-9
     # the points of a frame touch its own pose, those of its neighbours, and the focal length
     touched = torch.cat(
@@ -267,6 +270,18 @@ def adjust(
         before = torch.where(better, after, before)
         damping = torch.where(better, damping / 3, damping * 8).clamp(1e-6, 1e4)
     return state, before
+
+
+def settled(state: Bundle, seen: Sightings) -> Sightings:
+    """The sightings for the last steps: without most of what leans depths towards each other.
+
+    Beside an edge of depth, flow mixes the near and the far side; and what a picture alone suggests is flatter than
+    the world. Both bias turn and focal length, which only small differences of parallax tell apart.
+    """
+    nearest = torch.cdist(seen.p, seen.p).topk(min(AROUND, len(seen.p)), largest=False).indices
+    around = state.rho.log()[..., nearest]
+    trust = 1 / (1 + ((around.amax(-1) - around.amin(-1)) / EDGE_LOG) ** 2)
+    return replace(seen, weight=seen.weight * trust[:, :, None], prior_weight=LAST_DEPTH_PRIOR)
 
 
 def start_bundle(

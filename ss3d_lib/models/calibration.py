@@ -2,18 +2,19 @@
 
 Gauss-Newton finds the nearest minimum; which one that is depends on the focal length that the pairs were first
 solved with, and on which side of a mirror they fell (Necker's cube). So each clip starts from several focal
-lengths, each way round, on a third of its points; the two cheapest are finished on all of them. No gradient
-flows through the search: the parts of the network have losses of their own (notebooks 03 and 04).
+lengths, each way round, on a third of its points; the two cheapest are finished on all of them, and the better one
+goes on without what biases it (`bundle.settled`). No gradient flows through the search: the parts of the network
+have losses of their own (notebooks 03 and 04).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ss3d_lib.geometry import invert_pose, rigid, so3_exp, so3_log
-from ss3d_lib.models.bundle import Bundle, Neighbours, Sightings, adjust, start_bundle
+from ss3d_lib.models.bundle import Bundle, Neighbours, Sightings, adjust, settled, start_bundle
 from ss3d_lib.models.trajectory import PairGraph, build_trajectory, solve_scales
 from ss3d_lib.twoview import (
     NUM_FOCALS,
@@ -29,7 +30,7 @@ from ss3d_lib.twoview import (
 
 START_FOCALS = (0.5, 0.8, 1.25, 1.8)  # of the longer image side
 ANNEAL = (8.0, 4.0, 2.0)  # multiples of the robust scale while the basin is sought (graduated non-convexity)
-SEARCH_STEPS, FINISH_STEPS, PROFILE_STEPS, FIXED_STEPS = 12, 15, 5, 8  # Gauss-Newton iterations
+SEARCH_STEPS, FINISH_STEPS, SETTLE_STEPS, PROFILE_STEPS, FIXED_STEPS = 12, 15, 12, 5, 8  # Gauss-Newton iterations
 FINISHED = 2  # starts that are finished
 SEARCH_POINTS = PROFILE_POINTS = 1500  # points in all frames of a clip, at most, while seeking and profiling; of 350, 1500 and all the best
 
@@ -128,15 +129,15 @@ def thin(seen: Sightings, most: int) -> Sightings:
     frames, points = seen.prior.shape[1:]
     step = max(1, round(points * frames / most)) | 1  # odd: even steps would take whole columns of the grid
     part = slice(step // 2, None, step)
-    return Sightings(
-        seen.p[part], seen.q[:, :, :, part], seen.weight[..., part], seen.prior[..., part], seen.longer_side_px
+    return replace(
+        seen, p=seen.p[part], q=seen.q[:, :, :, part], weight=seen.weight[..., part], prior=seen.prior[..., part]
     )
 
 
 def repeated(seen: Sightings, times: int) -> Sightings:
     """The sightings of every clip so many times in a row."""
-    many = (x.repeat_interleave(times, 0) for x in (seen.q, seen.weight, seen.prior))
-    return Sightings(seen.p, *many, seen.longer_side_px)
+    many = {name: getattr(seen, name).repeat_interleave(times, 0) for name in ("q", "weight", "prior")}
+    return replace(seen, **many)
 
 
 @torch.no_grad()
@@ -161,7 +162,9 @@ def solve_clips(matches: ClipMatches, focal_px: Float[Tensor, "B"] | None = None
     start = start_bundle(poses, found.log_focal[best].exp(), near, all_seen)
     done, value = adjust(start, near, all_seen, FINISH_STEPS, free_focal=free)
     winner = value.view(clips, finished).argmin(1) + finished * torch.arange(clips)
-    return Solution(done.rows(winner), value[winner], near, seen)
+    best = done.rows(winner)
+    seen = settled(best, seen)
+    return Solution(*adjust(best, near, seen, SETTLE_STEPS, free_focal=free), near, seen)
 
 
 def carry(bundle: Bundle, focal_px: Float[Tensor, "B"]) -> Bundle:
