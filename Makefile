@@ -26,7 +26,7 @@ release: data  ## the released checkpoint anew: renders 60 more videos, then tra
 	dvc unfreeze release && { dvc repro -s release; made=$$?; dvc freeze release; exit $$made; }
 
 test: data  ## all tests, the smoke run included
-	python -m pytest -n 2 --dist loadfile
+	python -m pytest
 
 smoke: data  ## the whole pipeline with tiny values, in a temporary copy
 	python -m pytest tests/test_smoke.py -s
