@@ -25,8 +25,8 @@ release: data  ## the released checkpoint anew: renders 60 more videos, then tra
 	.venv-render/bin/python -m corpus --out .scratch/more --seed-offset 96 --count 60
 	dvc unfreeze release && { dvc repro -s release; made=$$?; dvc freeze release; exit $$made; }
 
-test: data  ## all tests, the smoke run included
-	python -m pytest
+test: data  ## all tests, the smoke run included, two files at a time
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 smoke: data  ## the whole pipeline with tiny values, in a temporary copy
 	python -m pytest tests/test_smoke.py -s

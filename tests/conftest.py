@@ -23,6 +23,11 @@ install_import_hook(SHAPED, CHECKER)  # the shapes in signatures are checked und
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items):
+    """The smoke run, which is as long as all the others, comes first: with two processes it has one for itself."""
+    items.sort(key=lambda item: item.path.name != "test_smoke.py")
+
+
 @pytest.fixture(autouse=True)
 def _in_root(monkeypatch):
     monkeypatch.chdir(ROOT)
