@@ -69,7 +69,8 @@ def main():
     pin.write_text(uv_requirement())
     print("installing the packages of requirements.lock into .venv (about 6 GB)", flush=True)
     run(PYTHON, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", pin)
-    uv_install = (PYTHON, "-m", "uv", "pip", "install", "--quiet", "--python", PYTHON)
+    # compiled now, once: where Python may not write bytecode, every process of every stage would do it again
+    uv_install = (PYTHON, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", PYTHON)
     run(*uv_install, "--require-hashes", "-r", LOCK)
     run(*uv_install, "--no-deps", "--no-build-isolation", "--editable", ROOT)
     STAMP.write_text(fingerprint())
