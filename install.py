@@ -58,7 +58,7 @@ def uv_requirement():
 
 def run(*command):
     if subprocess.run(command, cwd=ROOT).returncode != 0:
-        sys.exit(f"failed: {' '.join(map(str, command))}\nCheck the network and the disk (6 GB), then run it again.")
+        sys.exit(f"failed: {' '.join(map(str, command))}\nCheck the network and the disk (7 GB), then run it again.")
 
 
 def main():
@@ -67,7 +67,7 @@ def main():
     make_venv()
     pin = VENV / "uv.lock.txt"
     pin.write_text(uv_requirement())
-    print("installing the packages of requirements.lock into .venv (about 6 GB)", flush=True)
+    print("installing the packages of requirements.lock into .venv (about 7 GB)", flush=True)
     run(PYTHON, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", pin)
     # compiled now, once: where Python may not write bytecode, every process of every stage would do it again
     uv_install = (PYTHON, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", PYTHON)

@@ -164,7 +164,8 @@ plan = Plan(matcher_steps, learning_rate=matcher_rate, seed=seed)
 loss = lambda rng: camera_losses.matcher_loss(model, shots, weights, matcher_pairs, refined_pairs, rng)
 depends = fingerprint(model, shots, sharpness, matcher_pairs, refined_pairs)
 history = train(model.matcher, loss, plan, work / "matcher", "matcher", fingerprint=depends)
-series = {name: history[name].to_numpy() for name in ("flow", "coarse_error_px", "trust")}
+titles = {"flow": "cross-entropy of the match", "coarse_error_px": "its error, px", "trust": "-log likelihood of the trust"}
+series = {title: history[name].to_numpy() for name, title in titles.items()}
 plots.save_figure(plots.loss_curves(series, "matcher"), figures / "matcher.png")
 
 

@@ -34,7 +34,7 @@ min_score = 0.5  # of the shots to adapt to, as in score
 train_share = 0.7  # the first part of each shot trains, the rest judges
 steps = 48  # of each of the three runs: a minute in all
 images = 8  # images a step; one video holds few that differ
-learning_rate = 0.0003  # of the pretrained networks
+learning_rate = 0.00005  # of the pretrained networks: 0.0003 made depth of validation shots 7 % worse, this 2.5 %
 scratch_rate = 0.001  # from scratch: stage 2's own rate, or it would lose for being slow
 measure_every = 6  # steps between two points of a learning curve
 triangulation = 1.0  # weights of the terms, as in stage 2
@@ -105,7 +105,9 @@ for name, start in starts.items():
     warmup = max(1, steps // 10)
     plan = Plan(steps, learning_rate=rate, warmup_steps=warmup, seed=seed, save_every=measure_every)
     folder = work / name.replace(" ", "")
-    adapted[name], curves[name] = finetuning.adapt(start, early, judge, images, terms, plan, folder, f"from {name}")
+    adapted[name], curves[name] = finetuning.adapt(
+        start, early, judge, images, terms, plan, folder, f"from {name}", pretrained=name != "scratch"
+    )
 drawn = {name: (curve.step.to_numpy(), curve.error.to_numpy()) for name, curve in curves.items()}
 plots.save_figure(plots.learning_curves(drawn, "step", "held-out |log error| of depth"), figures / "curves.png")
 
@@ -149,8 +151,9 @@ metrics
 # - Pretraining is worth what the curves say: the steps that training from scratch needs to catch up.
 # - A lower self-supervised error is not yet a lower error of depth: notebook 07 judges checkpoints with ground truth
 #   (`python -m ss3d_lib.evaluate --checkpoint results/finetune/adapted.safetensors ...`). On the real sequence redkitchen,
-#   half of which trained, AbsRel on the other half rose from 0.116 to 0.127 (`benchmarks/adaptation.json`): depth
-#   maps of the two halves are tilted against the truth in opposite ways, and what fits the one harms the other.
+#   half of which trained, AbsRel on the other half does not fall but rises (`benchmarks/adaptation.json`): depth maps of
+#   the two halves are tilted against the truth in opposite ways, and what fits the one harms the other. So the rate is low,
+#   and batch normalisation stays as it was.
 #
 # ## Exercises
 # 1. Why is the split in time, and not every fourth frame?

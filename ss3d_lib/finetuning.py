@@ -121,21 +121,37 @@ def last_frames(shots: Sequence[Shot], share: float, terms: Terms, per_shot: int
 
 
 def adapt(
-    model: ClipNet, shots: list[Shot], judge: Callable[[ClipNet], float], images: int, terms: Terms, plan: Plan, folder: Path, label: str
+    model: ClipNet,
+    shots: list[Shot],
+    judge: Callable[[ClipNet], float],
+    images: int,
+    terms: Terms,
+    plan: Plan,
+    folder: Path,
+    label: str,
+    pretrained: bool = True,
 ) -> tuple[ClipNet, pd.DataFrame]:
     """A copy of the model whose depth network was trained on the shots; and its learning curve (step, error).
 
     The curve is what `judge` says of the network (the less the better), and nothing is chosen by it; it starts at step 0,
     before any training, and has a row per rolling checkpoint.
+
+    Args:
+        pretrained: the network keeps its batch normalisation as it is: the few images of one video would spoil it.
     """
+    from timm.layers import freeze_batch_norm_2d, unfreeze_batch_norm_2d  # here: see models.depth.make_encoder
+
     adapted = copy.deepcopy(model)
+    if pretrained:
+        adapted.depth_net = freeze_batch_norm_2d(adapted.depth_net)
     weights = np.array([shot.score * len(shot.frames) for shot in shots])
     before = judge(adapted)
     history = train(
         adapted.depth_net, lambda rng: joint_loss(adapted, shots, weights, images, terms, rng), plan, folder, label,
-        fingerprint=fingerprint(model, shots, weights, images, terms),
+        fingerprint=fingerprint(model, shots, weights, images, terms, pretrained),
         measure=lambda: {"judged": judge(adapted)},
     )
+    adapted.depth_net = unfreeze_batch_norm_2d(adapted.depth_net).eval()
     measured = history[["step", "judged"]].dropna()
     curve = pd.DataFrame({"step": [0, *(measured.step + 1)], "error": [before, *measured.judged]})
     return adapted, curve

@@ -12,7 +12,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 INVERSE_DEPTH_CMAP, ERROR_CMAP = "magma", "viridis"
 
@@ -104,6 +106,8 @@ def focal_scatter(true_share: np.ndarray, share: np.ndarray, interval: np.ndarra
     axis.set(
         xlabel="true focal length, image widths", ylabel="predicted, with its 80 % interval", xscale="log", yscale="log"
     )
+    for side in (axis.xaxis, axis.yaxis):
+        tick_focals(side)
     axis.legend(fontsize=7)
     return figure
 
@@ -239,9 +243,17 @@ def residual_curves(
         if true and name in true:
             axis.plot(true[name], 0, "o", color=line.get_color())
     axis.set(xscale="log", xlabel="focal length / longer image side", ylabel="robust residual above its minimum")
+    tick_focals(axis.xaxis)
     axis.legend(fontsize=7)
     figure.tight_layout()
     return figure
+
+
+def tick_focals(side: Axis) -> None:
+    """Plain numbers on a log axis of focal lengths in image widths."""
+    side.set_major_locator(FixedLocator([0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5]))
+    side.set_major_formatter("{x:g}")
+    side.set_minor_locator(NullLocator())
 
 
 def loss_curves(history: Mapping[str, np.ndarray], title: str = "", window: int = 20) -> Figure:

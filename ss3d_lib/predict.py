@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from ss3d_lib.borders import content_box
 from ss3d_lib.checkpoints import load_model
 from ss3d_lib.commands import finish
-from ss3d_lib.curation import curate_video
+from ss3d_lib.curation import Shot, curate_video
 from ss3d_lib.files import atomic_write, read_json, write_json
 from ss3d_lib.models import ClipNet, ClipPrediction
 from ss3d_lib.models.clipnet import Observation
@@ -198,31 +198,34 @@ def predict_video(model: ClipNet, path: str | Path, out: str | Path) -> dict[str
     out.mkdir(parents=True, exist_ok=True)
     earlier = read_json(out / "summary.json") if (out / "summary.json").exists() else {}
     for shot in curate_video(path):
-        if shot.frames is None:
-            summary[shot.row.shot] = {"status": shot.row.status, "reason": shot.row.reason}
-            continue
-        signal = shot_signal(shot.frames)
-        frames = shot.frames[:: max(1, min(signal.stride, (len(shot.frames) - 1) // 2))]
-        result = predict_frames(model, frames)
-        write_prediction(out / f"{shot.row.shot}.npz", frames, result)
-        summary[shot.row.shot] = {
-            "status": "predicted",
-            "start_s": shot.row.start_s,
-            "end_s": shot.row.end_s,
-            "score": signal.score,
-            "reason": signal.reason,
-            "focal_px": result.focal_px,
-            "focal_interval_px": result.focal_interval_px,
-            "trust": result.trust,
-            "frames": len(frames),
-            "height": frames.shape[1],
-            "width": frames.shape[2],
-        }
-        said = f"focal length {result.focal_px:.0f} px of {frames.shape[2]}, score {signal.score:.2f}, trust {result.trust:.2f}"
-        print(f"{shot.row.shot}: {said}{signal.reason and f'; careful, no multi-view signal: {signal.reason}'}", flush=True)
+        summary[shot.row.shot] = predict_shot(model, shot, out)
         write_json(out / "summary.json", earlier | summary)
-    write_json(out / "summary.json", earlier | summary)
     return summary
+
+
+def predict_shot(model: ClipNet, shot: Shot, out: Path) -> dict:
+    """Predict a shot into the folder `out`, if curation kept it, and say so; returns what the summary says of it."""
+    if shot.frames is None:
+        return {"status": shot.row.status, "reason": shot.row.reason}
+    signal = shot_signal(shot.frames)
+    frames = shot.frames[:: max(1, min(signal.stride, (len(shot.frames) - 1) // 2))]
+    result = predict_frames(model, frames)
+    write_prediction(out / f"{shot.row.shot}.npz", frames, result)
+    said = f"focal length {result.focal_px:.0f} px of {frames.shape[2]}, score {signal.score:.2f}, trust {result.trust:.2f}"
+    print(f"{shot.row.shot}: {said}{signal.reason and f'; careful, no multi-view signal: {signal.reason}'}", flush=True)
+    return {
+        "status": "predicted",
+        "start_s": shot.row.start_s,
+        "end_s": shot.row.end_s,
+        "score": signal.score,
+        "reason": signal.reason,
+        "focal_px": result.focal_px,
+        "focal_interval_px": result.focal_interval_px,
+        "trust": result.trust,
+        "frames": len(frames),
+        "height": frames.shape[1],
+        "width": frames.shape[2],
+    }
 
 
 def write_prediction(path: str | Path, frames: UInt8[np.ndarray, "T H W 3"], found: VideoPrediction) -> None:

@@ -314,6 +314,17 @@ def test_adaptation_gives_a_learning_curve(tmp_path, model, shots):
     assert np.isnan(finetuning.steps_to_reach(curve, 0.0))
 
 
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_pretrained_network_keeps_its_batch_normalisation(tmp_path, model, shots, pretrained):
+    plan = Plan(steps=2, **QUICK)
+    adapted, _ = finetuning.adapt(model, shots[:1], lambda net: 0.0, 4, TERMS, plan, tmp_path, "adapting", pretrained)
+    before, after = model.depth_net.state_dict(), adapted.depth_net.state_dict()
+    norms = {name.rpartition(".")[0] for name in before if name.endswith("running_mean")}
+    changed = {name for name in before if name.rpartition(".")[2] != "num_batches_tracked" and not torch.equal(before[name], after[name])}
+    assert before.keys() == after.keys() and len(norms) > 10
+    assert {name.rpartition(".")[0] in norms for name in changed} == ({False} if pretrained else {False, True})
+
+
 def test_frames_become_a_shot_or_a_reason():
     frames = make_shot("multi_view", 3, frames=16)
     shot = finetuning.frames_shot("kitchen", frames, 0.5)

@@ -8,6 +8,7 @@ have losses of their own (notebooks 03 and 04).
 """
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -46,15 +47,13 @@ class ClipMatches:
     prior: Float[Tensor, "B N M"]  # log inverse depth that each picture suggests, up to scale
     longer_side_px: float
 
-    def repeated(self, times: int) -> "ClipMatches":
-        """Every clip so many times in a row."""
-        many = (x.repeat_interleave(times, 0) for x in (self.q, self.weight, self.prior))
-        return ClipMatches(self.graph, self.p, *many, self.longer_side_px)
-
     def sightings(self, near: Neighbours) -> Sightings:
         """The same, sorted under the frames where pairs start."""
         weight = self.weight[:, near.order] * near.exists[..., None].to(self.weight)
         return Sightings(self.p, self.q[:, near.order], weight, self.prior, self.longer_side_px)
+
+
+Seen = TypeVar("Seen", ClipMatches, Sightings)
 
 
 @dataclass(frozen=True)
@@ -134,8 +133,8 @@ def thin(seen: Sightings, most: int) -> Sightings:
     )
 
 
-def repeated(seen: Sightings, times: int) -> Sightings:
-    """The sightings of every clip so many times in a row."""
+def repeated(seen: Seen, times: int) -> Seen:
+    """What is seen of every clip, so many times in a row."""
     many = {name: getattr(seen, name).repeat_interleave(times, 0) for name in ("q", "weight", "prior")}
     return replace(seen, **many)
 
@@ -151,7 +150,7 @@ def solve_clips(matches: ClipMatches, focal_px: Float[Tensor, "B"] | None = None
     else:
         focal_px, rows = focal_px.repeat_interleave(2), 2
     side = torch.tensor([1.0, -1.0]).repeat(clips * rows // 2)
-    poses = first_cameras(matches.repeated(rows), focal_px, side)
+    poses = first_cameras(repeated(matches, rows), focal_px, side)
     few = repeated(thin(seen, SEARCH_POINTS), rows)
     found, value = adjust(start_bundle(poses, focal_px, near, few), near, few, SEARCH_STEPS, ANNEAL, free)
     finished = FINISHED if free else 1
