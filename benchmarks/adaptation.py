@@ -90,7 +90,7 @@ def curves_of(shot: Shot, judge: Callable[[ClipNet], float], steps: int, seeds: 
             plan = Plan(steps, rate, warmup_steps=max(1, steps // 10), seed=seed, save_every=max(1, steps // POINTS))
             with tempfile.TemporaryDirectory() as folder:
                 label = f"{name}, seed {seed}"
-                _, curve = finetuning.adapt(model, [shot], judge, settings["images"], terms, plan, Path(folder), label, name != "scratch")
+                _, curve = finetuning.adapt(model, [shot], judge, settings["images"], terms, plan, Path(folder), label, pretrained=name != "scratch")
             curves.append(curve.assign(start=name, seed=seed))
             print(f"{label}:", *(f"{error:.4f}" for error in curve.error), flush=True)
     return pd.concat(curves, ignore_index=True)
