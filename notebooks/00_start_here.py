@@ -39,12 +39,12 @@ threads = 2  # cores of the reference machine
 #
 # | you get | shape | meaning |
 # |---|---|---|
-# | `depth` | (T, H, W) | z-depth of each pixel, one unknown scale per clip |
+# | `depth_m` | (T, H, W) | z-depth of each pixel, one unknown scale per clip (metres only by chance) |
 # | `log_depth_std` | (T, H, W) | how unsure: standard error of log depth |
 # | `world_from_cam` | (T, 4, 4) | camera poses; the first frame is the world |
 # | `focal_px`, its interval | scalars | focal length of the whole clip, in pixels |
 # | `moving` | (T, H, W) | what moves by itself |
-# | `trust` | scalar | share of the view that the motion could explain |
+# | `trust` | scalar | share of the view whose depth the motion could triangulate |
 
 # %%
 import re
@@ -67,7 +67,8 @@ figures = Path("results/start_here/figures")
 # %% [markdown]
 # ## The map
 # Every box is a stage: one notebook, one section of `params.yaml`, one folder `results/NAME/`. An arrow means "reads
-# the results of". `make repro` runs what is out of date, in this order.
+# the results of". `make repro` runs what is out of date, in this order; but for `release` and `rivals`, which are frozen: what they
+# wrote comes with the repository.
 
 # %%
 stages, params = yaml.safe_load(Path("dvc.yaml").read_text())["stages"], yaml.safe_load(Path("params.yaml").read_text())
@@ -331,7 +332,7 @@ pd.DataFrame(rows).T.round(3)
 # is the notebook; the .ipynb beside it is made from it by `make twins`. Executed copies, with figures, lie in
 # `results/NAME/`.
 #
-# **Hardware.** Two CPU cores, 8 GB of memory and 10 GB of disk are enough. A GPU is used where there is one.
+# **Hardware.** Two CPU cores, 8 GB of memory and 11 GB of disk are enough. A GPU is used where there is one.
 #
 # ## Glossary
 # | word | meaning |

@@ -19,7 +19,7 @@
 # **Outputs.** `results/score/scores.csv`, `flow/SHOT.npz` (flow there and back at the shot's stride), `figures/`,
 # `metrics.json`. From the shell: `python -m ss3d_lib.score FOLDER_OR_VIDEO --out scores.csv`.
 #
-# **Time and memory.** About two minutes for the embedded corpus on 2 cores, 1 GB; the smoke profile: seconds.
+# **Time and memory.** About a minute for the embedded corpus on 2 cores, 1 GB; the smoke profile: seconds.
 #
 # **The number you should get.** About two thirds of the embedded shots are kept.
 
@@ -142,8 +142,9 @@ assert np.isfinite(forward).all() and forward.shape == backward.shape
 # %% [markdown]
 # ## From this folder to YouTube-8M
 # The same function, video by video, over many machines: `python -m ss3d_lib.score FOLDER --out scores.csv --backend ray`
-# (`RAY_ADDRESS` names the cluster), then `python -m ss3d_lib.shards --out shards --small`, which
-# `shards.stream_shots` reads. A worker that dies costs the video in its hands; the same command goes on.
+# (`RAY_ADDRESS` names the cluster). A worker that dies costs the video in its hands; the same command goes on. To train on
+# what is worth it, put those videos into a folder, name it in `curate: videos:`, and `dvc repro score`; then
+# `python -m ss3d_lib.shards --out shards --small` packs the kept shots of these stages, and `shards.stream_shots` reads them.
 #
 # What would 6.1 million videos take? The rates were measured on 480p by `make bench`, on one core.
 #

@@ -214,6 +214,7 @@ print(f"triangulation loss {first:.3f} -> {last:.3f}")
 #
 # ## Exercises
 # 1. Set `single_image = 0` and look at "picture alone" again. What did the network stop learning?
+#    (Open: a training of some minutes.)
 # 2. Show that the loss is blind to scale: add a constant to the predicted log inverse depth.
 
 # %% tags=["solution"]

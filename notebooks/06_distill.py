@@ -198,7 +198,8 @@ metrics
 #
 # ## Exercises
 # 1. Two gradients are parallel, one twice as long as the other, and neither is normalised. Which is the shortest combination?
-# 2. Run with `gradients = "sum"` and compare `worst_ratio`. Which cluster pays?
+# 2. Run with `gradients = "sum"` and compare `worst_ratio`. Which cluster pays? (Open: some
+#    minutes.)
 
 # %% tags=["solution"]
 pair_of_two = torch.tensor([[1.0, 2.0], [2.0, 4.0]])

@@ -23,8 +23,7 @@
 # `dvc repro ablations/dvc.yaml` does. Stopped at any moment, the same command goes on. Smoke: a minute.
 #
 # **The number you should get.** For each row, its mean, and a sentence that says whether it differs from `student` by more
-# than its seeds differ among themselves. All students start from one stage 2, so the spread is small and the differences are
-# smaller than those of notebook 14.
+# than its seeds differ among themselves. All students start from one stage 2; yet their spread is about that of notebook 14.
 
 # %% tags=["parameters"]
 seed = 0  # every stage takes it; the trainings here have the seeds 0, 1, ...

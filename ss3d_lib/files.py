@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # a disk that takes no more is no fault of one file: all stop
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
@@ -41,14 +43,14 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def disk_errors_name(path: str | Path) -> Iterator[None]:
-    """Makes the error of a full disk say which file could not be written; the system's own does not."""
+    """Makes the error of a full disk (or quota) say which file could not be written; the system's own does not."""
     try:
         yield
     except OSError as error:
-        full = error.errno == errno.ENOSPC or (error.errno is None and str(error).endswith("written"))  # so says numpy
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and str(error).endswith("written"))  # so says numpy
         if not full or error.filename is not None:
             raise
-        remedy = "free some space (dvc gc -w drops old results), then the same command goes on"
+        remedy = "free some space (.venv-render and old folders below results/ can be made again), then the same command goes on"
         raise OSError(errno.ENOSPC, f"the disk is full: {remedy}", str(path)) from error
 
 
@@ -137,7 +139,7 @@ def require_free_space(folder: str | Path, need_bytes: float) -> None:
     if free_bytes < need_bytes:
         raise OSError(
             f"{folder} needs {need_bytes / 1e9:.2f} GB and its disk has {free_bytes / 1e9:.2f} GB left: "
-            "free some space (dvc gc -w drops old results) or process fewer videos"
+            "free some space (.venv-render and old folders below results/ can be made again) or process fewer videos"
         )
 
 

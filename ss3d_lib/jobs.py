@@ -8,13 +8,12 @@ without it Ray runs on this machine alone.
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
@@ -22,10 +21,11 @@ from typing import Any
 
 import cv2
 
+from ss3d_lib.files import DISK
+
 BACKENDS = ("processes", "ray")
 REPEATS = 2  # times that Ray repeats a job whose worker died: a file that kills three is to blame itself
 AHEAD = 2  # jobs handed out per core: enough to keep it busy, few enough that a list of millions stays a list
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # a disk that takes no more is no fault of one file: all stop
 STORE_BYTES = 256 << 20  # Ray's shared memory on this machine: results are rows, frames stay in the worker
 
 
@@ -35,8 +35,8 @@ def run_jobs(
     """Call function(*job) for every job, in `workers` processes here, or on Ray's cores (`workers` of them here).
 
     Yields (job, result, error) as jobs finish; error is "" when all went well, else the result is None. The first
-    element of a job names it in errors. A job that kills its process is tried again alone, and then given up
-    with a reason; the others go on. One worker without Ray runs in this process.
+    element of a job names it in errors. When a process dies, the jobs that were handed out are tried again, each alone, and
+    the one that kills its process again is given up with a reason; the others go on. One worker without Ray runs in this process.
 
     Raises:
         ValueError: an unknown backend. ModuleNotFoundError: Ray is asked for and not installed. OSError: a full disk.
@@ -51,27 +51,53 @@ def run_jobs(
 
 
 def _in_processes(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[tuple[tuple, Any, str]]:
-    waiting = dict(enumerate(jobs))
-    with _pool(min(workers, len(jobs))) as pool:
-        with _unheard():
-            futures = {pool.submit(_attempt, function, job): i for i, job in waiting.items()}
+    waiting, suspects = iter(jobs), []
+    while True:
+        suspects = yield from _until_a_crash(function, waiting, min(workers, len(jobs)))
+        if not suspects:
+            return
+        for job in suspects:
+            yield (job, *_alone(function, job))
+
+
+def _until_a_crash(function: Callable, waiting: Iterator[tuple], workers: int) -> Iterator[tuple[tuple, Any, str]]:
+    """Yields (job, result, error) until nothing is waiting or a process dies; returns the jobs that were handed out then."""
+    flying, lost = {}, []
+    with _pool(workers) as pool:
+
+        def hand_out(count: int) -> None:
+            with _unheard():
+                for job in islice(waiting, count):
+                    try:
+                        flying[pool.submit(_attempt, function, job)] = job
+                    except BrokenProcessPool:
+                        lost.append(job)
+                        return
+
         try:
-            for future in as_completed(list(futures)):
-                number = futures.pop(future)  # a finished future holds its result: let go of it
-                try:
-                    result = future.result()
-                except BrokenProcessPool:
-                    continue
-                yield (waiting.pop(number), *result)
+            hand_out(AHEAD * workers)
+            while flying:
+                for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                    job = flying.pop(future)
+                    try:
+                        result = future.result()
+                    except BrokenProcessPool:
+                        lost.append(job)
+                        continue
+                    if not lost:
+                        hand_out(1)
+                    yield (job, *result)
         finally:  # after Ctrl-C, what has not begun must not begin
             pool.shutdown(wait=False, cancel_futures=True)
-    for job in waiting.values():
-        with _pool(1) as pool:
-            try:
-                result = pool.submit(_attempt, function, job).result()
-            except BrokenProcessPool:
-                result = None, _crashed(job)
-        yield (job, *result)
+    return lost
+
+
+def _alone(function: Callable, job: tuple) -> tuple[Any, str]:
+    with _pool(1) as pool:
+        try:
+            return pool.submit(_attempt, function, job).result()
+        except BrokenProcessPool:
+            return None, _crashed(job)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

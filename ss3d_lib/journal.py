@@ -6,6 +6,7 @@ damaged (each begins with its checksum), and lines of an older state of their it
 
 from __future__ import annotations
 
+import errno
 import json
 import zlib
 from pathlib import Path
@@ -26,11 +27,11 @@ class Journal:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.places: dict[str, tuple[str, int]] = {}
-        self.file = open(self.path, "a+b")
+        self.end = open(self.path, "ab", buffering=0)  # after an error nothing is left that closing would write again
+        self.file = open(self.path, "rb")
         self._read()
 
     def _read(self) -> None:
-        self.file.seek(0)
         whole = place = 0
         for line in self.file:
             if line.endswith(b"\n"):
@@ -39,7 +40,7 @@ class Journal:
                     self.places[entry["key"]] = entry["stamp"], place
                 whole = place + len(line)
             place += len(line)
-        self.file.truncate(whole)  # the next line must not be glued to a half one
+        self.end.truncate(whole)  # the next line must not be glued to a half one
 
     def holds(self, key: str, stamp: str) -> bool:
         """Whether there is a value for `key` that was made from the same."""
@@ -47,12 +48,12 @@ class Journal:
 
     def add(self, key: str, stamp: str, value: Any) -> None:
         """Remember a value (what JSON can hold); on disk before this returns, as far as the system tells."""
-        self.file.seek(0, 2)
-        place = self.file.tell()
+        place = self.end.seek(0, 2)
         text = json.dumps({"key": key, "stamp": stamp, "value": value}, sort_keys=True).encode()
         with disk_errors_name(self.path):
-            self.file.write(b"%08x %s\n" % (zlib.crc32(text), text))
-            self.file.flush()
+            line = b"%08x %s\n" % (zlib.crc32(text), text)
+            if self.end.write(line) < len(line):
+                raise OSError(errno.ENOSPC, "written in part")
         self.places[key] = stamp, place
 
     def get(self, key: str) -> Any:
@@ -64,6 +65,7 @@ class Journal:
         return self
 
     def __exit__(self, *_) -> None:
+        self.end.close()
         self.file.close()
 
 

@@ -9,7 +9,6 @@ the frames they share.
 
 import argparse
 import sys
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from ss3d_lib.curation import Shot, curate_video
 from ss3d_lib.files import atomic_write, read_json, write_json
 from ss3d_lib.models import ClipNet, ClipPrediction
 from ss3d_lib.models.clipnet import Observation
-from ss3d_lib.signal import shot_signal
+from ss3d_lib.signal import reading_stride, shot_signal
 from ss3d_lib.video import working_size
 
 WINDOW, OVERLAP = 24, 8  # frames; a window and the one before it share OVERLAP frames
@@ -208,7 +207,7 @@ def predict_shot(model: ClipNet, shot: Shot, out: Path) -> dict:
     if shot.frames is None:
         return {"status": shot.row.status, "reason": shot.row.reason}
     signal = shot_signal(shot.frames)
-    frames = shot.frames[:: max(1, min(signal.stride, (len(shot.frames) - 1) // 2))]
+    frames = shot.frames[:: reading_stride(signal, len(shot.frames))]
     result = predict_frames(model, frames)
     write_prediction(out / f"{shot.row.shot}.npz", frames, result)
     said = f"focal length {result.focal_px:.0f} px of {frames.shape[2]}, score {signal.score:.2f}, trust {result.trust:.2f}"
@@ -239,11 +238,14 @@ def read_prediction(path: str | Path) -> tuple[UInt8[np.ndarray, "T H W 3"], Vid
     try:
         with np.load(path, allow_pickle=False) as file:
             values = {name: file[name] for name in ("frames", *PARTS)}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        # numpy's own words would advise to unpickle it
+        numbers = {name: float(values[name]) for name in ("focal_px", "trust")}
+        frames = values.pop("frames")
+        size = frames.shape[:3]
+        if any(values[name].shape != size for name in ("depth_m", "log_depth_std", "moving")) or len(values["world_from_cam"]) != size[0]:
+            raise ValueError("its maps are of different sizes")
+    except Exception as error:  # a damaged archive fails in many ways; numpy's own words would advise to unpickle it
         raise ValueError(f"{path} is not a prediction: make it anew with `python -m ss3d_lib.predict`") from error
-    numbers = {name: float(values[name]) for name in ("focal_px", "trust")}
-    return values.pop("frames"), VideoPrediction(**(values | numbers))
+    return frames, VideoPrediction(**(values | numbers))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

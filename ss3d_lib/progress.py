@@ -38,7 +38,7 @@ def progress(iterable: Iterable[Item], total: int | None = None, label: str = ""
             yield item
             done += 1
             now_s = time.monotonic()
-            if now_s - last_s >= (interval_s or _line_interval_s(last_s - start_s)):
+            if done != total and now_s - last_s >= (interval_s or _line_interval_s(last_s - start_s)):
                 show(_line(label, done, total, now_s - start_s), False)
                 last_s = now_s
         finished = True
@@ -50,6 +50,15 @@ def progress(iterable: Iterable[Item], total: int | None = None, label: str = ""
 def silent(iterable: Iterable[Item], total: int | None = None) -> Iterable[Item]:
     """The items, and nothing shown: what takes a `watch` goes without."""
     return iterable
+
+
+def is_live() -> bool:
+    """Whether a person watches a notebook: a Jupyter kernel that no runner executes."""
+    if os.environ.get(EXECUTED_ENV) or "ipykernel" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    return type(get_ipython()).__name__ == "ZMQInteractiveShell"
 
 
 def _line(label: str, done: int, total: int | None, seconds: float) -> str:
@@ -80,19 +89,11 @@ def _line_interval_s(elapsed_s: float) -> float:
 
 def _display():
     """(show(text, last), seconds between updates or None for growing intervals) for where we run."""
-    if os.environ.get(EXECUTED_ENV):
-        return _show_line, None
-    if "ipykernel" in sys.modules and _in_kernel():
+    if is_live():
         return _jupyter_show(), LIVE_INTERVAL_S
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not os.environ.get(EXECUTED_ENV):
         return _show_in_place, LIVE_INTERVAL_S
     return _show_line, None
-
-
-def _in_kernel() -> bool:
-    from IPython import get_ipython
-
-    return type(get_ipython()).__name__ == "ZMQInteractiveShell"
 
 
 def _show_line(text: str, last: bool) -> None:

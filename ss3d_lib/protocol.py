@@ -64,12 +64,11 @@ class ClipResult:
 def choose_stride(clip: EvalClip) -> int:
     """The label-free frame stride of a clip, without its black bars: the score's choice, at least three frames kept."""
     from ss3d_lib.borders import content_box
-    from ss3d_lib.signal import shot_signal
+    from ss3d_lib.signal import reading_stride, shot_signal
     from ss3d_lib.video import to_working
 
     x0, y0, x1, y1 = content_box(clip.frames)
-    stride = shot_signal(to_working(clip.frames[:, y0:y1, x0:x1])[0]).stride
-    return max(1, min(stride, (len(clip.frames) - 1) // 2))
+    return reading_stride(shot_signal(to_working(clip.frames[:, y0:y1, x0:x1])[0]), len(clip.frames))
 
 
 def evaluate_clip(clip: EvalClip, predict: Predictor, stride: int = 1) -> ClipResult:

@@ -85,6 +85,8 @@ def build_summary(results: str | Path = "results") -> dict[str, Any]:
     checkpoints: dict[str, set[str]] = {}
     for path in sorted((results / "evaluate").glob("*-*/metrics.json")):
         row, sets = path.parent.name.partition("-")[0], read_json(path)
+        if "checkpoint" not in sets:
+            raise ReportError(f"{path} does not say which checkpoint it measured; run `dvc repro evaluate` again")
         checkpoints.setdefault(row, set()).add(sets.pop("checkpoint"))
         if len(checkpoints[row]) > 1:
             raise ReportError(f"{path}: row {row!r} mixes checkpoints; run `dvc repro evaluate` again")
@@ -187,27 +189,37 @@ def results_block(summary: dict[str, Any]) -> str:
     return "\n\n".join([*tables, legend, *failures(summary), f"Minutes per stage: {minutes}."])
 
 
-def failures(summary: dict[str, Any], name: str = "embedded_test") -> list[str]:
-    """A sentence for each row that may give no trajectory: of how many shots of a set it gives one, and one of use."""
-    return [
-        f"{row} gives a trajectory of {1 - figures['failed_share']:.0%} of the shots of {name}, to which its other figures refer, "
-        f"and one of use (ATE below 10 % of the path) of {figures['usable']:.0%}."
+def failures(summary: dict[str, Any]) -> list[str]:
+    """A sentence for each row and set that may have no trajectory: of how many shots the row gives one, and one of use."""
+    found = [
+        (row, name, figures)
         for row, sets in rows_of(summary).items()
-        if "failed_share" in (figures := sets.get(name, {}))
+        for name, figures in sets.items()
+        if name in SETS and "failed_share" in figures
+    ]
+    return [
+        f"{row} gives no trajectory of {name}: no row there."
+        if figures["failed_share"] == 1
+        else f"{row} gives a trajectory of {1 - figures['failed_share']:.0%} of the shots of {name}, to which its other figures "
+        f"refer, and one of use (ATE below 10 % of the path) of {figures['usable']:.0%}."
+        for row, name, figures in found
     ]
 
 
 def videos_block(shots: pd.DataFrame) -> str:
     """The table of what `ss3d_lib.gallery` made of a folder of videos: why each shot was kept or not, and its lens."""
+    missing = set("video shot start_s end_s kept score reason focal_share focal_low focal_high trust".split()) - set(shots.columns)
+    if missing:
+        raise ReportError(f"no shots.csv of `python -m ss3d_lib.gallery`: it lacks the columns {', '.join(sorted(missing))}")
     lines = ["| shot | seconds | kept | score | why not | focal length / longer side (80 %) | trust |", "|---" * 7 + "|"]
     for row in shots.itertuples():
         known = np.isfinite(row.focal_share)
         lens = f"{row.focal_share:.2f} ({row.focal_low:.2f} to {row.focal_high:.2f})" if known else ""
         seconds = f"{row.start_s:.1f} to {row.end_s:.1f}" if known else ""
         numbers = [f"{value:.2f}" if np.isfinite(value) else "" for value in (row.score, row.trust)]
-        reason = "" if row.kept else str(row.reason).replace("|", " ").replace("\n", " ")
-        cells = [row.shot if isinstance(row.shot, str) else row.video, seconds, "yes" if row.kept else "no"]
-        lines.append("| " + " | ".join([*cells, numbers[0], reason, lens, numbers[1]]) + " |")
+        cells = [row.shot if isinstance(row.shot, str) else row.video, seconds, "yes" if row.kept else "no", numbers[0]]
+        cells += ["" if row.kept else row.reason, lens, numbers[1]]
+        lines.append("| " + " | ".join(str(text).replace("|", " ").replace("\n", " ") for text in cells) + " |")
     return "\n".join(lines)
 
 
@@ -223,7 +235,7 @@ def card_block(summary: dict[str, Any], made: dict[str, Any], row: str = "releas
     only = {row: rows_of(summary).get(row, {})}
     tables = [set_table(only, name) for name in sets_of(only) if name in SETS]
     return "\n\n".join([text, *tables, domain_table(summary, row), "Medians over pairs and shots, means over images; 95 % "
-                        "intervals over shots in brackets; an embedded set has many shots, a real sequence is one."])  # fmt: skip
+                        "intervals in brackets, over shots, or over blocks of 20 frames of a real sequence, which is one shot."])  # fmt: skip
 
 
 def in_spreads(row: dict[str, float], key: str) -> float:
@@ -266,7 +278,12 @@ def ablation_table(block: dict[str, dict[str, float]]) -> str:
 def ablations_block(results: str | Path) -> str:
     """The tables of the stages that take an idea out, of those whose figures are there."""
     paths = [Path(results) / stage / "metrics.json" for stage in ABLATIONS]
-    tables = [ablation_table(read_json(path)["rows"]) for path in paths if path.is_file()]
+    tables = []
+    for path in paths:
+        rows = read_json(path).get("rows", {}) if path.is_file() else None
+        if rows is not None and not set(REFERENCE_ROWS) & set(rows):
+            raise ReportError(f"{path} holds no row {' or '.join(REFERENCE_ROWS)}; run `dvc repro ablations/dvc.yaml` again")
+        tables += [ablation_table(rows)] if rows else []
     return "\n\n".join([*tables, "Mean ± standard deviation over the seeds, on the validation split; the first row changes nothing."])
 
 

@@ -76,6 +76,11 @@ def shot_signal(frames: np.ndarray, min_score: float = KEPT) -> Signal:
     return Signal(round(score, 4), stride, reason, **{name: round(value, 4) for name, value in values.items()})
 
 
+def reading_stride(found: Signal, frames: int) -> int:
+    """The stride at which a shot of so many frames is read as one clip: the score's choice, at least three frames kept."""
+    return max(1, min(found.stride, (frames - 1) // 2))
+
+
 @dataclass(frozen=True)
 class StrideFound:
     """What was found at one stride: the median terms, those of each pair, and each sampled frame's matches."""

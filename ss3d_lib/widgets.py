@@ -6,15 +6,13 @@ script) the twin alone is shown: the same function at a few values, side by side
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from ss3d_lib.progress import EXECUTED_ENV
+from ss3d_lib.progress import is_live
 
 
 @dataclass(frozen=True)
@@ -26,15 +24,6 @@ class Slider:
     start: float
     step: float
     label: str
-
-
-def is_live() -> bool:
-    """Whether a person can move a slider: a Jupyter kernel that no runner executes."""
-    if os.environ.get(EXECUTED_ENV) or "ipykernel" not in sys.modules:
-        return False
-    from IPython import get_ipython
-
-    return type(get_ipython()).__name__ == "ZMQInteractiveShell"
 
 
 def explore(draw: Callable[..., Figure], sliders: Mapping[str, Slider], twin: Figure):

@@ -191,3 +191,17 @@ def test_a_crash_costs_one_job():
     done = {job[0]: (result, error) for job, result, error in jobs.run_jobs(crash, [("a",), ("crash",), ("b",)], 2)}
     assert done["a"] == ("A", "") and done["b"] == ("B", "")
     assert done["crash"][0] is None and "crashed the process" in done["crash"][1]
+
+
+def test_after_a_crash_the_others_go_on_together():
+    """Only what was in the hands of the pool is tried alone: the rest has new workers, and shares them."""
+    paths = [("crash",), *((f"clip{k}",) for k in range(40))]
+    done = {job[0]: (result, error) for job, result, error in jobs.run_jobs(where, paths, 2)}
+    assert "crashed the process" in done.pop("crash")[1] and len(done) == 40 and not any(error for _, error in done.values())
+    assert len({process for process, _ in done.values()}) <= 2 * jobs.AHEAD + 4
+
+
+def where(path: str) -> int:
+    """The process that it runs in."""
+    crash(path)
+    return os.getpid()

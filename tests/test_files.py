@@ -102,7 +102,7 @@ def test_progress_in_a_terminal_stays_on_one_line(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     assert list(progress("abc")) == ["a", "b", "c"]
-    assert terminal.getvalue().count("\r") == 4 and terminal.getvalue().count("\n") == 1
+    assert terminal.getvalue().count("\r") == 3 and terminal.getvalue().count("\n") == 1
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.25, "4.2 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])

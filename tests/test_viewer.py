@@ -77,12 +77,15 @@ def test_a_file_comes_back_as_it_was_written(shot, tmp_path):
     assert all((getattr(found, name) == getattr(shot[1], name)).all() for name in ("depth_m", "world_from_cam", "intrinsics"))
 
 
-@pytest.mark.parametrize("kind", ["empty", "text", "truncated", "other", "pickled"])
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated", "other", "pickled", "array", "sizes"])
 def test_a_file_that_is_no_prediction_is_named_with_the_remedy(kind, shot, tmp_path):
-    path = write(tmp_path / "shot.npz", shot, **({"trust": np.array([{}])} if kind == "pickled" else {}))
+    path = write(tmp_path / "shot.npz", shot, **{"pickled": {"trust": np.array([{}])}, "sizes": {"depth_m": np.ones((2, 3, 4))}}.get(kind, {}))
     if kind == "other":
         np.savez(path, depth=np.zeros(3))
-    elif kind != "pickled":
+    elif kind == "array":
+        with open(path, "wb") as file:
+            np.save(file, np.zeros(3))
+    elif kind not in ("pickled", "sizes"):
         path.write_bytes({"empty": b"", "text": b"hello", "truncated": path.read_bytes()[:500]}[kind])
     with pytest.raises(ValueError, match=r"shot\.npz is not a prediction: .* ss3d_lib\.predict") as caught:
         predict.read_prediction(path)
