@@ -7,6 +7,7 @@ Names never come from a server, and nothing is passed to a shell. Introduced in 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import yt_dlp
 from yt_dlp.networking.exceptions import HTTPError, TransportError
 
 from ss3d_lib import video
+from ss3d_lib.files import DISK, printable
 
 Result = TypeVar("Result")
 
@@ -28,15 +30,20 @@ TYPES = ("video/", "application/octet-stream", "binary/octet-stream", "applicati
 PIECE_BYTES = 1 << 16
 MAX_TEXT_BYTES = 4096  # the longest answer of an id mapping
 MAX_WAIT_S = 600.0  # no server may make us wait longer
-SIGNATURES = (  # where, what, suffix: the containers we let FFmpeg open; a playlist could name files of this machine
-    (4, b"ftyp", ".mp4"), (4, b"moov", ".mov"), (4, b"mdat", ".mov"), (4, b"wide", ".mov"), (0, b"\x1aE\xdf\xa3", ".mkv"),
-    (8, b"AVI ", ".avi"), (0, b"FLV", ".flv"), (0, b"OggS", ".ogv"), (0, b"\x00\x00\x01\xba", ".mpg"),
-    (0, b"\x30\x26\xb2\x75", ".wmv"), (0, b"G", ".ts"),
+SIGNATURES = (  # first bytes, suffix: the containers we let FFmpeg open; a playlist could name files of this machine
+    (rb".{4}ftyp", ".mp4"), (rb".{4}(moov|mdat|wide)", ".mov"), (rb"\x1aE\xdf\xa3", ".mkv"), (rb"RIFF.{4}AVI ", ".avi"),
+    (rb"FLV", ".flv"), (rb"OggS", ".ogv"), (rb"\x00\x00\x01\xba", ".mpg"), (rb"\x30\x26\xb2\x75", ".wmv"),
+    (rb"G.{187}G", ".ts"),
 )  # fmt: skip
+DEMUXERS = "mov,matroska,avi,flv,ogg,mpeg,asf,mpegts"  # of the signatures: FFmpeg judges by more than the first bytes
 
 
 class RefusedError(Exception):
     """Asking again would give the same: gone, not a video, too large, or under a licence that was not allowed."""
+
+    def __init__(self, message: str, status: int = 0):
+        super().__init__(message)
+        self.status = status  # of the HTTP answer, if that was the reason
 
 
 class TemporaryError(Exception):
@@ -108,7 +115,7 @@ def download_http(url: str, target: Path, limits: Limits, pacer: Pacer) -> None:
         if not kind.startswith(TYPES):
             raise RefusedError(f"content type {kind!r} is no video")
         length = response.headers.get("Content-Length", "")
-        expected = int(length) if length.isdecimal() and "Content-Encoding" not in response.headers else -1
+        expected = int(length) if re.fullmatch("[0-9]{1,18}", length) and "Content-Encoding" not in response.headers else -1
         _check_size(expected, limits)
         start_s, done = pacer.clock(), 0
         while piece := response.raw.read1(PIECE_BYTES, decode_content=True):  # what has come, so that a drip is noticed
@@ -130,8 +137,8 @@ def _response(url: str, pacer: Pacer, silence_s: float) -> Iterator[requests.Res
             if response.status_code != 200:
                 raise _status_error(response.status_code, response.headers.get("Retry-After", ""))
             yield response
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.TooManyRedirects) as error:
-        raise RefusedError(str(error)) from error
+    except (ValueError, requests.exceptions.TooManyRedirects) as error:  # ValueError: an address, or a redirect, that is none
+        raise RefusedError(f"{type(error).__name__}: {error}") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise TemporaryError(f"{type(error).__name__}: {error}") from error
 
@@ -139,7 +146,7 @@ def _response(url: str, pacer: Pacer, silence_s: float) -> Iterator[requests.Res
 def _status_error(status: int, retry_after: str = "") -> Exception:
     if status in (408, 425, 429) or status >= 500:
         return TemporaryError(f"HTTP status {status}", float(retry_after) if retry_after.isdecimal() else 0.0)
-    return RefusedError(f"HTTP status {status}")
+    return RefusedError(f"HTTP status {status}", status)
 
 
 def _check_size(size: int, limits: Limits) -> None:
@@ -164,7 +171,7 @@ def download_yt_dlp(url: str, target: Path, limits: Limits, pacer: Pacer, allow:
 
     def inspect(info: dict, *, incomplete: bool = False) -> None:
         if not incomplete:
-            licences.append(info.get("license") or "")
+            licences.append(printable(info.get("license") or ""))
             allow(licences[-1])
             if info.get("is_live"):
                 raise RefusedError("a live stream has no end")
@@ -217,26 +224,30 @@ class _Silent:
 
 
 def _yt_dlp_error(error: Exception) -> Exception:
-    """One of our two errors: by the HTTP status where there was one; what YouTube says of a video is final."""
+    """One of our two errors, by the HTTP status if there was one (what YouTube says of a video is final), or a full disk's own."""
     text, link, expected = str(error).removeprefix("ERROR: "), error, False
     while link is not None:
+        if isinstance(link, OSError) and link.errno in DISK:
+            return link
         if isinstance(link, HTTPError):
             return type(_status_error(link.status))(text)
         if isinstance(link, TransportError) or "not a bot" in str(link):  # YouTube's words for: you ask too often
             return TemporaryError(text)
         expected = expected or getattr(link, "expected", False) or "No suitable extractor" in str(link)
-        link = getattr(link, "cause", None) or (getattr(link, "exc_info", None) or (None, None))[1] or link.__cause__
+        inner = getattr(link, "cause", None) or (getattr(link, "exc_info", None) or (None, None))[1]
+        link = inner or link.__cause__ or link.__context__
     return RefusedError(text) if expected else TemporaryError(text)
 
 
 def check_video(path: Path) -> str:
     """The suffix of a downloaded video, from its first bytes. Raises RefusedError (no video), TemporaryError (cut)."""
     with open(path, "rb") as file:
-        head = file.read(16)
-    suffix = next((end for at, mark, end in SIGNATURES if head[at : at + len(mark)] == mark), "")
+        head = file.read(189)
+    suffix = next((end for mark, end in SIGNATURES if re.match(mark, head, re.DOTALL)), "")
     if not suffix:
         raise RefusedError("not a video file: it begins like no container that is read here")
     try:
+        _require_pictures(path)
         info = video.probe(path)
         missing = video.missing_tail(info, _last_time_s(path))
     except (video.VideoError, av.error.FFmpegError) as error:
@@ -246,11 +257,25 @@ def check_video(path: Path) -> str:
     return suffix
 
 
+def _require_pictures(path: Path) -> None:
+    """Raises RefusedError for what FFmpeg would read as another container, and for sound or data alone; decodes nothing."""
+    try:
+        with av.open(video.address(path), container_options={"format_whitelist": DEMUXERS}) as container:
+            pictures = len(container.streams.video)
+    except av.error.ArgumentError as error:
+        raise RefusedError("not a video file: it only begins like a container that is read here") from error
+    if not pictures:
+        raise RefusedError("holds no pictures, only sound or data")
+
+
 def _last_time_s(path: Path) -> float:
-    """Time of the last frame after the first one, in s; only the end is decoded."""
-    with av.open(str(path)) as container:
+    """Time of the last frame after the first one, in s; only the end is decoded where it holds a key frame, else all."""
+    with av.open(video.address(path)) as container:
         stream = container.streams.video[0]
         first_s = next(container.decode(stream)).time or 0.0
-        container.seek(max(0, (container.duration or 0) - 1_000_000))
-        times_s = [frame.time for frame in container.decode(stream) if frame.time is not None]
+        for start_us in (max(0, (container.duration or 0) - 1_000_000), 0):
+            container.seek(start_us)
+            times_s = [frame.time for frame in container.decode(stream) if frame.time is not None]
+            if times_s:
+                break
     return max(times_s, default=first_s) - first_s

@@ -7,6 +7,9 @@ two may be empty or absent) and writes
     FOLDER/manifest.csv           a row per line of the list: id, url, path, sha256, licence, status, message
     FOLDER/state/                 a small file per finished line: the same command goes on where it was stopped
 
+Several lists may share a folder: the rows of the others stay in the manifest as long as their videos are there. A video
+whose licence is no longer allowed goes when its own list is fetched again.
+
 Run one process per folder: the pace is kept per process, and a second one would double it.
 
 You answer for what you fetch: the terms of the site (YouTube's forbid downloads without permission), the licence of
@@ -24,7 +27,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -41,11 +44,12 @@ from ss3d_lib.downloads import (
     download_yt_dlp,
     retried,
 )  # fmt: skip
-from ss3d_lib.files import inside, read_json, require_free_space, write_json
+from ss3d_lib.files import DISK, disk_errors_name, inside, printable, read_json, require_free_space, write_json
 from ss3d_lib.progress import progress, silent
 
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 ANY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+PLACE = re.compile(r"videos/[0-9a-f]{2}/[0-9a-f]{64}\.[a-z0-9]+")
 YOUTUBE_HOSTS = frozenset({"youtube.com", "www.youtube.com", "m.youtube.com", "youtu.be"})
 YOUTUBE_LICENCE = "creative commons attribution license (reuse allowed)"  # how YouTube spells CC BY
 UNKNOWN, ANY = "unknown", "any"
@@ -74,20 +78,29 @@ class FetchSettings:
     give_up_after: int = 10  # failures in a row: the server, or the network, wants no more of us
 
 
-def read_csv(path: str | Path) -> list[dict[str, str]]:
-    """The lines of a CSV that a person wrote or saved, by column. Raises ValueError naming the file that is none."""
+COLUMNS = tuple(field.name for field in fields(FetchRow))
+
+
+def read_csv(path: str | Path, columns: Sequence[str], remedy: str) -> list[dict[str, str | None]]:
+    """The lines of a CSV that a person wrote or saved, by column; None where a line is too short.
+
+    Raises ValueError, naming the file, where it is no CSV, lacks one of `columns` or has no line below their names.
+    """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:  # Excel's "CSV UTF-8" begins with a mark
-            return list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            names, lines = reader.fieldnames or [], list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read ({error}): save it as CSV in UTF-8") from error
+    missing = [f"column {name}" for name in columns if name not in names]
+    if missing or not lines:
+        raise ValueError(f"{path}: no {' and no '.join(missing) or 'line below the names of the columns'}; {remedy}")
+    return lines
 
 
 def read_list(path: str | Path) -> list[FetchRow]:
-    """The lines of a list, each once, as rows that were not tried yet. Raises ValueError where it has no column id."""
-    lines = read_csv(path)
-    if lines and "id" not in lines[0]:
-        raise ValueError(f"{path}: no column id; the first line must name the columns: id,url,licence")
+    """The lines of a list, each once, as rows that were not tried yet. Raises ValueError for one without column id or lines."""
+    lines = read_csv(path, ["id"], "the first line must name the columns: id,url,licence")
     clean = lambda line, key: " ".join((line.get(key) or "").split())
     rows = (FetchRow(clean(line, "id"), clean(line, "url"), licence=clean(line, "licence")) for line in lines)
     return list(dict.fromkeys(rows))
@@ -102,7 +115,8 @@ def checked_url(row: FetchRow) -> str:
     url = row.url or f"https://www.youtube.com/watch?v={row.id}"
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+        host = (parts.hostname or "").encode("idna")  # a ValueError for a name that cannot be looked up
+        good = parts.scheme in ("http", "https") and bool(host) and "@" not in parts.netloc
     except ValueError:
         good = False
     if not good or len(url) > 2000 or not re.fullmatch(r"[!-~]+", url):
@@ -131,57 +145,76 @@ def licence_check(licences: Iterable[str]) -> Callable[[str], None]:
 
 
 def fetch_row(row: FetchRow, folder: Path, settings: FetchSettings, pacer: Pacer) -> FetchRow:
-    """Fetch one line of the list into the folder, or say why not; what an earlier call settled is not asked again."""
-    done = Path(folder) / "state" / _key(row)[:2] / f"{_key(row)}.json"
-    earlier = read_json(done) if done.is_file() else None
-    if earlier and _settled(FetchRow(**earlier["row"]), earlier["stamp"], folder, settings):
-        return FetchRow(**earlier["row"])
+    """Fetch one line of the list into the folder, or say why not, and remember it. Raises OSError when the disk is full."""
+    done = _state_file(row, folder)
     partial = done.with_suffix(".part")
     try:
         found = retried(lambda: _download(row, folder, partial, settings, pacer), pacer)
-    except (RefusedError, TemporaryError) as error:
+    except Exception as error:  # no line of a list, and no answer of a server, may stop the other lines
+        if isinstance(error, OSError) and error.errno in DISK:
+            raise
+        text = str(error) if isinstance(error, RefusedError | TemporaryError) else f"{type(error).__name__}: {error}"
         status = "refused" if isinstance(error, RefusedError) else "failed"
-        found = replace(row, status=status, message=" ".join(str(error).split())[:300])
+        found = replace(row, status=status, message=" ".join(printable(text).split())[:300])
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     write_json(done, {"row": asdict(found), "stamp": _stamp(settings)})
     return found
 
 
-def _key(row: FetchRow) -> str:
-    return hashlib.sha256(f"{row.id}\n{row.url}\n{row.licence}".encode()).hexdigest()[:32]
+def _state_file(row: FetchRow, folder: Path) -> Path:
+    key = hashlib.sha256(f"{row.id}\n{row.url}\n{row.licence}".encode()).hexdigest()[:32]
+    return folder / "state" / key[:2] / f"{key}.json"
 
 
 def _stamp(settings: FetchSettings) -> str:
     return hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _settled(row: FetchRow, stamp: str, folder: Path, settings: FetchSettings) -> bool:
-    """Whether a row needs no new attempt: its file is there, or it was refused under the very same settings."""
-    if row.status != "fetched":
-        return row.status == "refused" and stamp == _stamp(settings)
+def _written(values: dict[str, str]) -> FetchRow:
+    """A row that an earlier call wrote. Raises KeyError, TypeError for anything else."""
+    return FetchRow(*(str(values[name]) for name in COLUMNS))
+
+
+def _is_there(row: FetchRow, folder: Path) -> bool:
+    """Whether a row was fetched and its video still lies at its place."""
+    return row.status == "fetched" and bool(PLACE.fullmatch(row.path)) and (folder / row.path).is_file()
+
+
+def _earlier(row: FetchRow, folder: Path, settings: FetchSettings) -> FetchRow:
+    """What an earlier call made of a row; the row itself where there was none, or what it left no longer counts.
+
+    Fetched counts while the video is there under a licence that is allowed, refused under the very same settings.
+    """
     try:
-        licence_check(settings.licences)(row.licence)
+        state = read_json(_state_file(row, folder))
+        found, stamp = _written(state["row"]), state["stamp"]
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or damaged
+        return row
+    if found.status == "failed" or (found.status == "refused" and stamp == _stamp(settings)):
+        return found
+    try:
+        licence_check(settings.licences)(found.licence)
     except RefusedError:
-        return False
-    return inside(folder, row.path).is_file()
+        return row
+    return found if _is_there(found, folder) else row
 
 
 def _download(row: FetchRow, folder: Path, partial: Path, settings: FetchSettings, pacer: Pacer) -> FetchRow:
     """One attempt, into `partial`, then checked and moved to its place by content."""
     url, allow, licence = checked_url(row), licence_check(settings.licences), row.licence
-    require_free_space(folder, settings.limits.max_bytes)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     target = partial / "video"
     youtube = urlsplit(url).hostname in YOUTUBE_HOSTS
-    if settings.via == "yt-dlp" or (settings.via == "auto" and youtube):
-        allow_found = lambda text: allow(text or row.licence)  # the site knows better than a list
-        site = "youtube" if youtube else "default"
-        licence = download_yt_dlp(url, target, settings.limits, pacer, allow_found, site) or row.licence
-    else:
-        allow(licence)
-        download_http(url, target, settings.limits, pacer)
+    with disk_errors_name(target):
+        if settings.via == "yt-dlp" or (settings.via == "auto" and youtube):
+            allow_found = lambda text: allow(text or row.licence)  # the site knows better than a list
+            site = "youtube" if youtube else "default"
+            licence = download_yt_dlp(url, target, settings.limits, pacer, allow_found, site) or row.licence
+        else:
+            allow(licence)
+            download_http(url, target, settings.limits, pacer)
     suffix = check_video(target)
     with open(target, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -195,22 +228,46 @@ def _download(row: FetchRow, folder: Path, partial: Path, settings: FetchSetting
 def fetch_list(
     rows: Sequence[FetchRow], folder: str | Path, settings: FetchSettings, pacer: Pacer | None = None, watch=silent
 ) -> list[FetchRow]:
-    """Fetch all rows, one after the other, and write manifest.csv, also when interrupted. Returns its rows.
+    """Fetch rows, one after the other, and write manifest.csv, also when interrupted. Returns what became of each row.
 
-    After settings.give_up_after failures in a row the rest is left for the next call.
+    What an earlier call settled is not asked again; what failed there comes last, so that it never holds up the others.
+    After settings.give_up_after failures in a row the rest is left for the next call. Raises OSError, naming the
+    folder, when the disk has no room for the largest video allowed, and ValueError for a manifest.csv of other columns.
     """
-    folder, pacer, found, failures = Path(folder), pacer or Pacer(), list(rows), 0
+    folder, pacer, failures = Path(folder), pacer or Pacer(), 0
     folder.mkdir(parents=True, exist_ok=True)
+    before = _listed(folder)
+    found = [_earlier(row, folder, settings) for row in rows]
+    waiting = [index for index, row in enumerate(found) if row.status == "failed"]
+    waiting.sort(key=lambda index: found[index] != rows[index])  # the untried first
     try:
-        for index, row in enumerate(watch(rows, len(rows))):
-            found[index] = fetch_row(row, folder, settings, pacer)
+        for index in watch(waiting, len(waiting)):
+            require_free_space(folder, settings.limits.max_bytes)
+            found[index] = fetch_row(rows[index], folder, settings, pacer)
             failures = failures + 1 if found[index].status == "failed" else 0
             if failures == settings.give_up_after:
                 break
     finally:
         if found:
-            write_rows(folder / "manifest.csv", found)
+            _write_manifest(folder, found, before)
     return found
+
+
+def _listed(folder: Path) -> list[FetchRow]:
+    """The rows of an earlier manifest.csv whose videos are there."""
+    manifest = folder / "manifest.csv"
+    remedy = "remove it and fetch each list of this folder again: what is there is not asked again"
+    lines = read_csv(manifest, COLUMNS, remedy) if manifest.exists() else []
+    return [row for row in map(_written, lines) if _is_there(row, folder)]
+
+
+def _write_manifest(folder: Path, found: list[FetchRow], before: list[FetchRow]) -> None:
+    """Write what became of a list. Rows of `before` stay unless it settled their id and url; videos without a row go."""
+    settled = {(row.id, row.url) for row in found if row.status != "failed"}
+    rows = found + [row for row in before if (row.id, row.url) not in settled]
+    for path in {row.path for row in before} - {row.path for row in rows}:
+        (folder / path).unlink(missing_ok=True)
+    write_rows(folder / "manifest.csv", rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -222,7 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     limits, pacer = Limits(), Pacer(interval_s=5.0, bytes_per_s=2e6)
     parser.add_argument("list", type=Path, help="CSV with the columns id, url, licence (youtube8m writes one)")
-    parser.add_argument("--out", type=Path, required=True, help="the folder; `curate: videos:` reads FOLDER/videos")
+    parser.add_argument("--out", type=Path, required=True,
+                        help="the folder; `curate: videos:` reads FOLDER/videos; what other lists brought there stays")  # fmt: skip
     parser.add_argument("--licences", nargs="+", required=True, metavar="NAME",
                         help="allowed, e.g. cc-by cc0; 'unknown' allows videos that state none, 'any' all")  # fmt: skip
     parser.add_argument("--resolution-px", type=whole(1), default=limits.resolution_px, help="short side asked for (default: %(default)s)")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+import os
 import re
 import struct
 import sys
@@ -32,6 +33,7 @@ from ss3d_lib.progress import progress
 SERVER = "http://data.yt8m.org"  # its mapping is served without TLS only; the answer is checked, never executed
 PSEUDO_ID = re.compile(r"[A-Za-z0-9_-]{4}")
 VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+GONE = (403, 404, 410)  # HTTP statuses of the mapping for a video that its owner removed
 QUANTISED_RANGE = (-2.0, 2.0)  # of the PCA-whitened features that frame-level files store as bytes
 MAX_RECORD_BYTES = 64_000_000  # a frame-level record holds at most 300 s of 1152 bytes
 
@@ -94,7 +96,7 @@ def _entry(record: example_pb2.SequenceExample) -> Entry:
     if not PSEUDO_ID.fullmatch(name) and not VIDEO_ID.fullmatch(name):
         raise ValueError(f"id {name!r}")
     means = {key: _floats(context[key]) for key in ("mean_rgb", "mean_audio")}
-    frames = {key: dequantise([f.bytes_list.value[0] for f in sequences[key].feature]) for key in ("rgb", "audio")}
+    frames = {key: dequantise([b"".join(f.bytes_list.value) for f in sequences[key].feature]) for key in ("rgb", "audio")}
     return Entry(name, tuple(context["labels"].int64_list.value), **means, **frames)
 
 
@@ -103,21 +105,25 @@ def _floats(feature: example_pb2.Feature) -> np.ndarray | None:
 
 
 def dequantise(rows: Sequence[bytes]) -> np.ndarray | None:
-    """Stored bytes, one row per second, to float32 (T,D) in QUANTISED_RANGE, each the middle of its step; None if empty."""
+    """Stored bytes, one row per second, to float32 (T,D) in QUANTISED_RANGE, each the middle of its step; None without rows.
+
+    Raises ValueError for rows that are empty or differ in length.
+    """
     if not rows:
         return None
-    if len({len(row) for row in rows}) > 1:
-        raise ValueError("rows of features differ in length")
+    if not rows[0] or len({len(row) for row in rows}) > 1:
+        raise ValueError("rows of features are empty or differ in length")
     low, high = QUANTISED_RANGE
     codes = np.stack([np.frombuffer(row, np.uint8) for row in rows]).astype(np.float32)
     return codes * np.float32((high - low) / 255) + np.float32((high - low) / 512 + low)
 
 
 def read_vocabulary(path: str | Path) -> dict[int, str]:
-    """Label numbers to names, from YouTube-8M's vocabulary.csv (columns Index, Name, ...)."""
-    rows = read_csv(path)
-    if not rows or not {"Index", "Name"} <= set(rows[0]):
-        raise ValueError(f"{path}: no columns Index and Name; give YouTube-8M's vocabulary.csv")
+    """Label numbers to names, from YouTube-8M's vocabulary.csv (columns Index, Name, ...). Raises ValueError for other files."""
+    rows = read_csv(path, ["Index", "Name"], "give YouTube-8M's vocabulary.csv")
+    for line, row in enumerate(rows, 2):
+        if not re.fullmatch(r"[0-9]{1,9}", row["Index"] or "") or row["Name"] is None:
+            raise ValueError(f"{path}: line {line} is cut short or has no number in column Index; download it again")
     return {int(row["Index"]): row["Name"] for row in rows}
 
 
@@ -141,33 +147,42 @@ class IdMap:
     """Pseudo ids to YouTube ids, asked from the public mapping once each and remembered in a file.
 
     Args:
-        path: a line `pseudo,youtube` per answer, appended as it comes; `?` stands for a video that is gone. A line
-            that an interruption cut is asked again.
+        path: a line `pseudo,youtube` per answer, appended as it comes; `?` stands for a video that is gone. A last
+            line that an interruption cut is dropped, and asked again.
     """
 
     def __init__(self, path: str | Path, server: str = SERVER, pacer: Pacer | None = None):
         self.path, self.server, self.pacer = Path(path), server.rstrip("/"), pacer or Pacer()
-        lines = self.path.read_text(encoding="ascii").splitlines() if self.path.exists() else []
+        text = self.path.read_bytes() if self.path.exists() else b""
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole != text:
+            os.truncate(self.path, len(whole))
+        lines = whole.decode("ascii", "replace").splitlines()
         matches = (re.fullmatch(r"([A-Za-z0-9_-]{4}),([A-Za-z0-9_-]{11}|\?)", line) for line in lines)
         self.known = {match[1]: match[2].strip("?") for match in matches if match}
 
     def resolve(self, name: str) -> str:
-        """The YouTube id; "" where the mapping has none any more. Raises TemporaryError when the server fails."""
+        """The YouTube id; "" where the mapping has none any more. Raises TemporaryError, with the address, when the server fails."""
         if VIDEO_ID.fullmatch(name):
             return name
         if name not in self.known:
-            self.known[name] = retried(lambda: self._ask(name), self.pacer)
+            url = mapping_url(name, self.server)
+            try:
+                self.known[name] = retried(lambda: self._ask(url, name), self.pacer)
+            except TemporaryError as error:
+                raise TemporaryError(f"{url}: {error}; run the same command again") from error
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="ascii") as file:
                 file.write(f"{name},{self.known[name] or '?'}\n")
         return self.known[name]
 
-    def _ask(self, name: str) -> str:
+    def _ask(self, url: str, name: str) -> str:
         try:
-            text = get_text(mapping_url(name, self.server), self.pacer)
-        except RefusedError:  # 403 and 404: the owner removed the video, and the mapping forgot it
-            return ""
-        return parse_mapping(text, name)
+            return parse_mapping(get_text(url, self.pacer), name)
+        except RefusedError as error:
+            if error.status in GONE:
+                return ""
+            raise TemporaryError(f"{error}: this is not the id mapping; check --server and the network") from error
 
 
 def mapping_url(name: str, server: str = SERVER) -> str:
@@ -178,9 +193,11 @@ def mapping_url(name: str, server: str = SERVER) -> str:
 
 
 def parse_mapping(text: str, name: str) -> str:
-    """The YouTube id in an answer `i("ABCD","videoid");`; "" for any other text, or for another pseudo id."""
+    """The YouTube id in an answer `i("ABCD","videoid");`. Raises RefusedError for any other text, or another pseudo id."""
     match = re.fullmatch(r'\s*i\("([^"]*)","([^"]*)"\);?\s*', text)
-    return match[2] if match and match[1] == name and VIDEO_ID.fullmatch(match[2]) else ""
+    if not match or match[1] != name or not VIDEO_ID.fullmatch(match[2]):
+        raise RefusedError(f"it answers {text[:40]!r}")
+    return match[2]
 
 
 def write_list(path: str | Path, entries: Iterable[Entry], ids: IdMap, vocabulary: dict[int, str]) -> tuple[int, int]:

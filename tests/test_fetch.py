@@ -2,15 +2,19 @@
 
 import csv
 import hashlib
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+import yt_dlp
 from loopback import Loopback, Page
 
-from ss3d_lib import fetch, video
+from ss3d_lib import downloads, fetch, video
 from ss3d_lib.downloads import Limits, Pacer, RefusedError, TemporaryError, check_video, download_http, retried
 from ss3d_lib.fetch import FetchRow, FetchSettings, fetch_list
 
@@ -47,6 +51,11 @@ def server(monkeypatch, clip):
         yield server
 
 
+def manifest_of(folder):
+    with open(folder / "manifest.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def files_of(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
@@ -64,8 +73,7 @@ def test_happy_path(server, tmp_path, clip, via):
     assert [row.status for row in found] == ["fetched", "fetched"], found
     assert {row.path for row in found} == {f"videos/{digest[:2]}/{digest}.mp4"} and found[0].sha256 == digest
     assert [row.licence for row in found] == ["CC BY 4.0", ""]
-    with open(tmp_path / "out" / "manifest.csv", newline="") as file:
-        lines = list(csv.DictReader(file))
+    lines = manifest_of(tmp_path / "out")
     assert list(lines[0]) == ["id", "url", "path", "sha256", "licence", "status", "message"] and len(lines) == 2
     assert len(video.find_videos(tmp_path / "out" / "videos")) == 1  # what curate reads
     assert not [name for name in files_of(tmp_path) if ".part" in name]
@@ -149,6 +157,37 @@ def test_what_only_claims_to_be_a_video_is_never_decoded(server, tmp_path, body,
     assert one(server, tmp_path, Page(body)).status == "refused"
 
 
+def test_what_ffmpeg_would_read_as_something_else_is_never_decoded(server, tmp_path, monkeypatch):
+    with av.open(str(tmp_path / "a.gif"), "w") as container:
+        stream = container.add_stream("gif", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "rgb8"
+        picture = av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8), format="rgb24").reformat(format="rgb8")
+        container.mux([*stream.encode(picture), *stream.encode(None)])
+    body = bytearray((tmp_path / "a.gif").read_bytes())
+    body[188] = ord("G")  # like a transport stream
+    monkeypatch.setattr(video, "probe", lambda path: pytest.fail("a decoder opened it"))
+    row = one(server, tmp_path / "out", Page(bytes(body)))
+    assert row.status == "refused" and "only begins like" in row.message
+
+
+def test_sound_alone_is_refused_at_once(server, tmp_path):
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    row = one(server, tmp_path / "out", Page((tmp_path / "sound.mp4").read_bytes()))
+    assert row.status == "refused" and "only sound" in row.message and len(server.asked) == 1
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("libx264", ".mp4"), ("libx264", ".mkv"), ("mpeg4", ".avi"), ("libx264", ".flv"),
+                                               ("mpeg2video", ".mpg"), ("wmv2", ".wmv"), ("libx264", ".ts")])  # fmt: skip
+def test_every_container_that_is_read_passes(tmp_path, codec, suffix):
+    frames = np.random.default_rng(0).integers(0, 255, (30, 64, 96, 3)).astype(np.uint8)
+    video.write_video(tmp_path / f"a{suffix}", frames, 25, codec)
+    assert check_video((tmp_path / f"a{suffix}").rename(tmp_path / "a")) == suffix
+
+
 @pytest.mark.parametrize("via", ["http", "yt-dlp"])
 @pytest.mark.parametrize("length", [True, False])
 def test_size_cap(server, tmp_path, clip, via, length):
@@ -161,7 +200,9 @@ TRICKS = ["../x", "/etc/passwd", "..", "$(touch pwned)", "a;touch pwned", "`id`"
 
 
 @pytest.mark.parametrize("name", TRICKS)
-def test_ids_with_tricks(server, tmp_path, name):
+def test_ids_with_tricks(server, tmp_path, name, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # where a shell would leave its traces
     before = files_of(tmp_path)
     row = fetch_list([FetchRow(name, server.url("/a.mp4"))], tmp_path / "out", ANY, quick())[0]
     if name == "-o":  # plain characters: it names nothing, so it does no harm
@@ -174,12 +215,55 @@ def test_ids_with_tricks(server, tmp_path, name):
 @pytest.mark.parametrize(
     "url",
     ["file:///etc/passwd", "ftp://127.0.0.1/a", "http://", "https://user:pw@host/a", "http://host/a b", "--exec=id", "ytsearch:cat",
-     "javascript:1", "http://[bad/", "http://host/" + "a" * 2000, "http://host/é", "//host/a"],
+     "javascript:1", "http://a..b/", "http://.x/", f"http://{'a' * 70}.com/", "http://[bad/", "http://host/" + "a" * 2000, "http://host/é", "//host/a"],
 )  # fmt: skip
 @pytest.mark.parametrize("via", ["auto", "yt-dlp"])
 def test_urls_with_tricks(tmp_path, url, via):
     row = fetch_list([FetchRow("x", url)], tmp_path, FetchSettings(("any",), via=via), quick())[0]
     assert row.status == "refused" and "only plain http" in row.message
+
+
+@pytest.mark.parametrize(
+    ("via", "page", "status", "message"),
+    [("http", Page(status=302, headers={"Location": "/\xff\xfe"}), "refused", "UnicodeDecodeError"),
+     ("http", Page(b"\0\0\0\x18ftyp", length=False, headers={"Content-Length": "9" * 5000}), "failed", "cannot be decoded"),
+     ("yt-dlp", Page(b"\0\0\0\x18ftyp", length=False, headers={"Content-Length": "9" * 5000}), "failed", "ValueError: Exceeds")],
+)  # fmt: skip
+def test_a_hostile_answer_stops_no_other_line(server, tmp_path, via, page, status, message):
+    server.pages["/x.mp4"] = page
+    rows = [FetchRow("x", server.url("/x.mp4")), FetchRow("good", server.url("/a.mp4"))]
+    found = fetch_list(rows, tmp_path, FetchSettings(("any",), via=via), quick(attempts=1))
+    assert found[0].status == status and message in found[0].message and found[1].status == "fetched", found
+
+
+def test_a_mistake_of_an_extractor_stops_no_other_line(server, tmp_path, monkeypatch):
+    plain = yt_dlp.extractor.generic.GenericIE._real_extract
+    broken = lambda self, url: plain(self, url) if url.endswith("/a.mp4") else len(None)
+    monkeypatch.setattr(yt_dlp.extractor.generic.GenericIE, "_real_extract", broken)
+    rows = [FetchRow("x", server.url("/x.mp4")), FetchRow("good", server.url("/a.mp4"))]
+    found = fetch_list(rows, tmp_path, FetchSettings(("any",), via="yt-dlp"), quick())
+    assert found[0].status == "failed" and found[0].message == "TypeError: object of type 'NoneType' has no len()"
+    assert found[1].status == "fetched"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+@pytest.mark.parametrize("via", ["http", "yt-dlp"])
+@pytest.mark.parametrize("size", [100, 100_000])  # noticed when the file is closed, and before
+def test_a_full_disk_stops_with_a_remedy(server, tmp_path, clip, via, size, monkeypatch):
+    monkeypatch.setattr(downloads, "open", lambda path, mode: open("/dev/full", mode), raising=False)
+    monkeypatch.setattr(yt_dlp.downloader.common, "sanitize_open", lambda name, mode: (open("/dev/full", "wb"), name))
+    server.pages["/a.mp4"] = Page(clip[:size])
+    rows = [FetchRow("x", server.url("/a.mp4")), FetchRow("y", server.url("/y.mp4"))]
+    with pytest.raises(OSError, match="the disk is full: .*then the same command goes on.*video"):
+        fetch_list(rows, tmp_path, FetchSettings(("any",), via=via), quick())
+    assert set(server.asked) == {"/a.mp4"} and [line["status"] for line in manifest_of(tmp_path)] == ["failed", "failed"]
+
+
+def test_without_room_for_a_video_nothing_is_asked(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 999, 1))
+    with pytest.raises(OSError, match="needs 0.50 GB"):
+        one(server, tmp_path, server.pages["/a.mp4"])
+    assert not server.asked
 
 
 def test_redirects_do_not_leave_http(server, tmp_path):
@@ -212,8 +296,7 @@ def test_resume_fetches_nothing_again(server, tmp_path, clip, via):
     settings = FetchSettings(("any",), via=via)
     with pytest.raises(KeyboardInterrupt):
         fetch_list(rows, tmp_path, settings, quick(), interrupted)
-    with open(tmp_path / "manifest.csv") as file:
-        assert [line["status"] for line in csv.DictReader(file)] == ["fetched", "fetched", "failed", "failed"]
+    assert [line["status"] for line in manifest_of(tmp_path)] == ["fetched", "fetched", "failed", "failed"]
     server.asked.clear()
     first = fetch_list(rows, tmp_path, settings, quick())
     assert {path for path in server.asked} == {"/2.mp4", "/3.mp4"} and all(row.status == "fetched" for row in first)
@@ -258,9 +341,49 @@ def test_licences(server, tmp_path):
     assert {fetch.plain_licence(text) for text in same} == {"cc-by"}
 
 
-def test_the_licence_that_the_site_states_counts_and_comes_before_the_download(server, tmp_path, monkeypatch):
-    import yt_dlp
+def test_a_video_whose_licence_is_no_longer_allowed_goes(server, tmp_path):
+    rows = [FetchRow("x", server.url("/a.mp4"), licence="all rights reserved"), FetchRow("twin", server.url("/a.mp4"), licence="cc0")]
+    place = tmp_path / fetch_list(rows, tmp_path, ANY, quick())[0].path
+    assert [row.status for row in fetch_list(rows, tmp_path, FetchSettings(("cc0",)), quick())] == ["refused", "fetched"]
+    assert place.is_file()  # it is the twin's, too
+    assert [row.status for row in fetch_list(rows, tmp_path, FetchSettings(("cc-by",)), quick())] == ["refused", "refused"]
+    assert not place.exists() and [line["path"] for line in manifest_of(tmp_path)] == ["", ""]
 
+
+def test_lists_share_a_folder(server, tmp_path, clip):
+    server.pages["/b.mp4"] = Page(clip + b"b")
+    (first,) = fetch_list([FetchRow("x", server.url("/a.mp4"), licence="cc0")], tmp_path, ANY, quick())
+    fetch_list([FetchRow("y", server.url("/b.mp4")), FetchRow("z", "")], tmp_path, FetchSettings(("unknown",)), quick())
+    assert [(line["id"], line["licence"]) for line in manifest_of(tmp_path)] == [("y", ""), ("z", ""), ("x", "cc0")]
+    server.pages["/a.mp4"].fails = 1
+    fetch_list([FetchRow("x", server.url("/a.mp4"), licence="cc-by")], tmp_path, ANY, quick(attempts=1))  # corrected, in vain
+    assert [(line["id"], line["status"]) for line in manifest_of(tmp_path)] == [("x", "failed"), ("y", "fetched"), ("x", "fetched")]
+    fetch_list([FetchRow("x", server.url("/a.mp4"), licence="cc-by")], tmp_path, ANY, quick())
+    assert [(line["id"], line["licence"]) for line in manifest_of(tmp_path)] == [("x", "cc-by"), ("y", "")]
+    (tmp_path / first.path).unlink()
+    fetch_list([FetchRow("z", "")], tmp_path, ANY, quick())
+    assert [line["id"] for line in manifest_of(tmp_path)] == ["z", "y"]
+    (tmp_path / "manifest.csv").write_text("id,url\nx,\n")
+    with pytest.raises(ValueError, match="manifest.csv: no column path.*remove it and fetch each list"):
+        fetch_list([FetchRow("z", "")], tmp_path, ANY, quick())
+
+
+ROW = '{"id": "x", "url": "", "path": "%s", "sha256": "", "licence": "", "status": "fetched", "message": ""}'
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "", "[]", "null", '{"row": {"idd": 1}, "stamp": ""}', '{"row": "x", "stamp": ""}', f'{{"row": {ROW % "../secret.mp4"}}}',
+             f'{{"row": {ROW % "../secret.mp4"}, "stamp": ""}}', f'{{"row": {ROW % "manifest.csv"}, "stamp": ""}}', "\xff"],
+)  # fmt: skip
+def test_a_damaged_state_is_none(server, tmp_path, text):
+    (tmp_path / "secret.mp4").write_bytes(b"secret")
+    row = one(server, tmp_path / "out", server.pages["/a.mp4"])
+    (state,) = (tmp_path / "out" / "state").rglob("*.json")
+    state.write_bytes(text.encode("latin-1"))
+    assert one(server, tmp_path / "out", server.pages["/a.mp4"]) == row and len(server.asked) == 2
+
+
+def test_the_licence_that_the_site_states_counts_and_comes_before_the_download(server, tmp_path, monkeypatch):
     plain = yt_dlp.extractor.generic.GenericIE._real_extract
     stated = lambda self, url: plain(self, url) | {"license": "All rights reserved"}
     monkeypatch.setattr(yt_dlp.extractor.generic.GenericIE, "_real_extract", stated)
@@ -302,6 +425,17 @@ def test_it_gives_up_when_nothing_comes(server, tmp_path):
     assert len(server.asked) == 2 and "500" in found[1].message and "not tried yet" in found[2].message
 
 
+def test_dead_lines_never_hold_up_the_others(server, tmp_path):
+    rows = [FetchRow(str(i), server.url(f"/{i}.mp4")) for i in range(3)] + [FetchRow("good", server.url("/a.mp4"))]
+    server.pages |= {f"/{i}.mp4": Page(status=500) for i in range(3)}
+    call = lambda: fetch_list(rows, tmp_path, FetchSettings(("any",), give_up_after=2), quick(attempts=1))
+    assert [row.message[:8] for row in call()] == ["HTTP sta", "HTTP sta", "not trie", "not trie"]
+    assert [row.status for row in call()] == ["failed", "failed", "failed", "fetched"]  # untried first
+    assert server.asked == ["/0.mp4", "/1.mp4", "/2.mp4", "/a.mp4", "/0.mp4", "/1.mp4"]
+    assert call()[3].status == "fetched" and server.asked[6:] == ["/0.mp4", "/1.mp4"]
+    assert [line["id"] for line in manifest_of(tmp_path)] == ["0", "1", "2", "good"]  # in the order of the list
+
+
 def test_retried_raises_the_last_error_and_passes_refusals():
     def refuse():
         calls.append(1)
@@ -325,8 +459,11 @@ def test_command_line(server, tmp_path, clip, capsys):
     assert "1 fetched, 2 refused, 0 failed" in capsys.readouterr().out and server.asked == ["/a.mp4"]
     with pytest.raises(SystemExit):  # the licences have no default
         fetch.main(command[:-2])
-    (tmp_path / "bad.csv").write_text("http://host/a.mp4\n")
-    assert fetch.main([str(tmp_path / "bad.csv"), *command[1:]]) in (0, 1)
+    for text in ("http://host/a.mp4\n", ""):
+        (tmp_path / "bad.csv").write_text(text)
+        assert fetch.main([str(tmp_path / "bad.csv"), *command[1:]]) == 1 and "no column id" in capsys.readouterr().err
+    (tmp_path / "bad.csv").write_text("id,url\n")
+    assert fetch.main([str(tmp_path / "bad.csv"), *command[1:]]) == 1 and "no line below" in capsys.readouterr().err
     (tmp_path / "bad.csv").write_bytes("id,url\n".encode("utf-16"))
     assert fetch.main([str(tmp_path / "bad.csv"), *command[1:]]) == 1 and "bad.csv cannot be read" in capsys.readouterr().err
     excel = tmp_path / "excel.csv"

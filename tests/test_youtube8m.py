@@ -9,7 +9,7 @@ import tfrecord
 from loopback import Loopback, Page
 
 from ss3d_lib import youtube8m
-from ss3d_lib.downloads import Pacer, TemporaryError
+from ss3d_lib.downloads import Pacer, RefusedError, TemporaryError
 from ss3d_lib.youtube8m import IdMap, RecordError, read_entries
 
 VOCABULARY = "Index,TrainVideoCount,KnowledgeGraphId,Name,WikiUrl\n0,1,/m/a,Game,\n3,1,/m/b,Car,\n7,1,/m/c,\"Drive, night\",\n"
@@ -86,6 +86,16 @@ def test_damaged_files_are_named(video_level, damage):
         list(read_entries(video_level))
 
 
+def test_an_empty_row_of_features_is_named(tmp_path):
+    for codes in (np.zeros((2, 0), np.uint8), np.zeros((1, 1024), np.uint8)):
+        writer = tfrecord.TFRecordWriter(str(tmp_path / "f.tfrecord"))
+        rows = {"rgb": ([*(row.tobytes() for row in codes), b""], "byte")}
+        writer.write({"id": (b"AAaa", "byte")}, rows)
+        writer.close()
+        with pytest.raises(RecordError, match="f.tfrecord: record 0.*empty or differ.*download it again"):
+            list(read_entries(tmp_path / "f.tfrecord"))
+
+
 @pytest.mark.parametrize("name", [b"../x", b"a/bc", b"$(x)", b"", b"abc", b"ab;d", b"\xff\xff\xff\xff", b"/etc/passwd", b"ab\ncd"])
 def test_ids_with_tricks_are_refused(tmp_path, name):
     with pytest.raises(RecordError, match="no YouTube-8M video"):
@@ -105,12 +115,43 @@ def test_labels_by_name_and_number(tmp_path, video_level):
     assert [entry.id for entry in picked] == ["AAaa", "cc03"]
 
 
+@pytest.mark.parametrize("last", ["9", "9,1", "9,1,/m/d", "x,1,/m/d,Train,", ",1,/m/d,Train,", "\u0663,1,/m/d,Train,"])
+def test_damaged_vocabularies_are_named(tmp_path, last):
+    (tmp_path / "v.csv").write_text(VOCABULARY + last, encoding="utf-8")
+    with pytest.raises(ValueError, match="v.csv: line 5 .*download it again"):
+        youtube8m.read_vocabulary(tmp_path / "v.csv")
+
+
+def test_other_tables_are_no_vocabulary(tmp_path):
+    (tmp_path / "v.csv").write_text("id,url\nx,\n")
+    with pytest.raises(ValueError, match="v.csv: no column Index and no column Name; give YouTube-8M's"):
+        youtube8m.read_vocabulary(tmp_path / "v.csv")
+
+
 @pytest.mark.parametrize(
     "text", ["", "<html>", 'i("ABCD","short");', 'i("WXYZ","dQw4w9WgXcQ");', 'i("ABCD","../../../etc");', 'x();i("ABCD","dQw4w9WgXcQ");']
 )
 def test_other_answers_of_the_mapping_are_no_ids(text):
     assert youtube8m.parse_mapping('i("ABCD","dQw4w9WgXcQ");\n', "ABCD") == "dQw4w9WgXcQ"
-    assert youtube8m.parse_mapping(text, "ABCD") == ""
+    with pytest.raises(RefusedError, match="it answers"):
+        youtube8m.parse_mapping(text, "ABCD")
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_what_the_mapping_forgot_is_gone(server, tmp_path, status):
+    server.pages["/2/j/i/AA/AAaa.js"] = Page(b"AccessDenied", "application/xml", status)
+    assert IdMap(tmp_path / "ids", server.url(), pacer()).resolve("AAaa") == ""
+    assert (tmp_path / "ids").read_text() == "AAaa,?\n"
+
+
+@pytest.mark.parametrize("page", [Page(b"<html>log in</html>"), Page(b'i("bb-_","bbbbbbbbbb2");'), Page(status=401), Page(status=407)])
+def test_a_login_page_says_nothing_of_a_video(server, tmp_path, page):
+    whole = server.pages["/2/j/i/AA/AAaa.js"]
+    server.pages["/2/j/i/AA/AAaa.js"] = page
+    with pytest.raises(TemporaryError, match="AA/AAaa.js: .*not the id mapping; check --server and the network"):
+        IdMap(tmp_path / "ids", server.url(), pacer()).resolve("AAaa")
+    server.pages["/2/j/i/AA/AAaa.js"] = whole
+    assert IdMap(tmp_path / "ids", server.url(), pacer()).resolve("AAaa") == "aaaaaaaaaa1"
 
 
 def test_ids_are_asked_once_and_remembered(server, tmp_path):
@@ -121,6 +162,8 @@ def test_ids_are_asked_once_and_remembered(server, tmp_path):
     again = IdMap(tmp_path / "ids", server.url(), pacer())
     assert again.resolve("AAaa") == "aaaaaaaaaa1" and again.resolve("zzzz") == "" and len(server.asked) == 2
     assert again.resolve("bb-_") == "bbbbbbbbbb2" and len(server.asked) == 3
+    third = IdMap(tmp_path / "ids", server.url(), pacer())
+    assert third.resolve("bb-_") == "bbbbbbbbbb2" and len(server.asked) == 3  # the cut line did not spoil the next one
 
 
 def test_a_server_in_trouble_is_asked_again_and_then_left(server, tmp_path):
@@ -129,7 +172,7 @@ def test_a_server_in_trouble_is_asked_again_and_then_left(server, tmp_path):
     assert IdMap(tmp_path / "a", server.url(), Pacer(0, sleep=pauses.append)).resolve("AAaa") == "aaaaaaaaaa1"
     assert pauses == [2, 4]
     server.pages["/2/j/i/AA/AAaa.js"].fails = 99
-    with pytest.raises(TemporaryError, match="503"):
+    with pytest.raises(TemporaryError, match="http://127.0.0.1:.*/2/j/i/AA/AAaa.js: HTTP status 503; run the same command again"):
         IdMap(tmp_path / "b", server.url(), pacer()).resolve("AAaa")
     assert not (tmp_path / "b").exists()  # trouble is not remembered as an answer
 
