@@ -14,16 +14,18 @@ help:  ## this list
 install:  ## make .venv from requirements.lock (nothing to do when it is up to date)
 	@$(PYTHON) install.py
 
-data: install  ## fetch the embedded corpus from the DVC store in this repository
+data: install  ## fetch the embedded corpus and the released checkpoint from the DVC store in this repository
 	@python -m ss3d_lib.store
 
 repro: data  ## run every stage that is out of date: results/, checkpoints, tables, figures
 	dvc repro
 
-release: data  ## the released checkpoint anew: renders 60 more videos, then trains for an hour
-	$(PYTHON) -m venv .venv-render && .venv-render/bin/python -m pip install --quiet '.[render]'
+# bpy, Blender as a module, has wheels for Python 3.11 and 3.13, not for 3.12
+release: data  ## the released checkpoint anew: renders 60 more videos, then trains for an hour (Python 3.11 or 3.13)
+	$(PYTHON) -m venv .venv-render && .venv-render/bin/python -m pip install --quiet --upgrade pip
+	.venv-render/bin/python -m pip install --quiet --group render
 	.venv-render/bin/python -m corpus --out .scratch/more --seed-offset 96 --count 60
-	dvc unfreeze release && { dvc repro -s release; made=$$?; dvc freeze release; exit $$made; }
+	trap 'dvc freeze release' EXIT; trap 'exit 130' INT TERM; dvc unfreeze release && dvc repro -s release
 
 test: data  ## all tests, the smoke run included, two files at a time
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -34,7 +36,7 @@ smoke: data  ## the whole pipeline with tiny values, in a temporary copy
 bench: data  ## what scoring and (after make repro) a training step cost, beside their rivals: on a quiet machine
 	python -m benchmarks.score_oracle && python -m benchmarks.score && python -m benchmarks.training
 
-lab: install  ## open the notebooks in JupyterLab; kernels start in the repository root
+lab: data  ## open the notebooks in JupyterLab; kernels start in the repository root
 	jupyter lab --config=.jupyter/jupyter_server_config.py --LabApp.default_url=/lab/tree/notebooks
 
 lint: install  ## style, notebook twins, declared dependencies

@@ -35,6 +35,7 @@ import torch
 
 from ss3d_lib import finetuning
 from ss3d_lib.checkpoints import load_model
+from ss3d_lib.commands import whole
 from ss3d_lib.data import Shot
 from ss3d_lib.datasets import DatasetError, EvalClip, load_sequence
 from ss3d_lib.files import write_json
@@ -123,9 +124,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptation", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--sequence", type=Path, default=SEQUENCE, help="default: %(default)s; layout: ss3d_lib.datasets")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of every run (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--threads", type=int, default=0, help="of torch (default: those of params.yaml)")
+    parser.add_argument("--steps", type=whole(1), default=STEPS, help="of every run (default: %(default)s)")
+    parser.add_argument("--seeds", type=whole(1), default=3, help="default: %(default)s")
+    parser.add_argument("--threads", type=whole(1), default=0, help="of torch (default: those of params.yaml)")
     options = parser.parse_args(arguments)
     settings = stage_values("finetune")
     threads = options.threads or settings["threads"]

@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.score_oracle import corpus_shots
 from ss3d_lib import score, sfm, shards, signal, video
+from ss3d_lib.commands import whole
 from ss3d_lib.curation import DECODE_SHORT_SIDE_PX, CurateSettings
 from ss3d_lib.files import read_json, write_json
 from ss3d_lib.progress import progress
@@ -131,13 +132,19 @@ def ray_throughput(folder: Path) -> dict:
     return {"videos_per_s": rates, "two_to_one": rates[2] / rates[1], "same_manifest": same}
 
 
-def main() -> None:
-    """Measure, print, write."""
+def spread(items: list, count: int | None) -> list:
+    """`count` of the items at even distances; all of them where it is None or there are no more."""
+    count = min(count or len(items), len(items))
+    return [items[k] for k in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print, write: after each part, so that a later one that fails costs no other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these, keep the rest of the file")
-    parser.add_argument("--shots", type=int, default=0, help="shots for pycolmap, spread over the split (default: all)")
-    options = parser.parse_args()
+    parser.add_argument("--shots", type=whole(1), help="shots for pycolmap, spread over the split (default: all)")
+    options = parser.parse_args(arguments)
     cv2.setNumThreads(1)
     found = read_json(options.out) if options.out.is_file() else {}
     shots = [(kind, frames) for kind, frames, *_ in corpus_shots(Path("data"), "val")]
@@ -146,11 +153,13 @@ def main() -> None:
         parts = {
             "speed": lambda: speed(folder),
             "storage": lambda: storage(shots),
-            "pycolmap": lambda: against_pycolmap(shots[:: max(1, len(shots) // (options.shots or len(shots)))], folder),
+            "pycolmap": lambda: against_pycolmap(spread(shots, options.shots), folder),
             "ray": lambda: ray_throughput(folder),
         }
-        found |= {"every_s": EVERY_S} | {part: parts[part]() for part in PARTS if part in options.only}
-    write_json(options.out, found, digits=4)
+        for part in PARTS:
+            if part in options.only:
+                found |= {"every_s": EVERY_S, part: parts[part]()}
+                write_json(options.out, found, digits=4)
     for title, row in found.get("speed", {}).items():
         print(f"{title:22s}", *(f"{name} {row[name]:.2f}" for name in row if "_to_" in name or "_x_" in name))
     for title in ("storage", "pycolmap", "ray"):

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from ss3d_lib import joint, monodepth2
 from ss3d_lib.checkpoints import load_model
+from ss3d_lib.commands import whole
 from ss3d_lib.curriculum import sampling_weights
 from ss3d_lib.data import Shot, generator, load_shots
 from ss3d_lib.files import write_json
@@ -172,8 +173,8 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--threads", type=int, default=0, help="of torch (default: those of params.yaml)")
+    parser.add_argument("--rounds", type=whole(1), default=ROUNDS)
+    parser.add_argument("--threads", type=whole(1), default=0, help="of torch (default: those of params.yaml)")
     options = parser.parse_args()
     stage2 = stage_values("stage2")
     threads = options.threads or stage2["threads"]

@@ -2,6 +2,7 @@
 import argparse
 import csv
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -9,7 +10,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from corpus.plan import COUNTS, plan_video, rendering_order
+from corpus.plan import COUNTS, plan_video, rendering_order, video_name
+
+INTERRUPTED = 130    # the exit status of a program stopped by Ctrl-C
+NO_BPY = "bpy, Blender as a module, is missing: pip install --group render, in an environment of its own (Python 3.11 or 3.13)"
 
 
 def arguments(argv=None) -> argparse.Namespace:
@@ -25,6 +29,8 @@ def arguments(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.count is not None and args.split in ("val", "test"):
         parser.error("--count makes training videos only: the val and test worlds are fixed")
+    if args.count is not None and args.count < 1:
+        parser.error(f"--count must be at least 1, not {args.count}")
     if args.jobs < 1:
         parser.error(f"--jobs must be at least 1, not {args.jobs}")
     return args
@@ -36,7 +42,7 @@ def wanted(args) -> list:
         return args.only
     if args.count is not None or args.seed_offset is not None:
         first = COUNTS["train"] if args.seed_offset is None else args.seed_offset
-        return [f"train_{k:03d}" for k in range(first, first + (1 if args.count is None else args.count))]
+        return [video_name("train", k) for k in range(first, first + (1 if args.count is None else args.count))]
     return [name for name in rendering_order() if args.split in (None, name.split("_")[0])]
 
 
@@ -45,8 +51,6 @@ def write_manifest(out: Path) -> int:
     import av
     rows = []
     for path in sorted(out.glob("videos/*/*.mp4")):
-        if ".part" in path.name:
-            continue
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             rows.append([path.relative_to(out).as_posix(), path.parent.name, stream.width, stream.height,
@@ -69,7 +73,7 @@ def make(name: str, out: Path) -> None:
 
 
 def main(argv=None) -> int:
-    """Make what is asked for; the exit status is 1 when a video failed, 2 when the request is wrong."""
+    """Make what is asked for; the exit status is 1 when a video failed, 2 when the request is wrong or the renderer missing."""
     args = arguments(argv)
     names = wanted(args)
     try:
@@ -79,21 +83,32 @@ def main(argv=None) -> int:
         print(f"python -m corpus: {error}", file=sys.stderr)
         return 2
     todo = [n for n in names if args.only or not (args.out / "videos" / n.split("_")[0] / f"{n}.mp4").exists()]
+    if todo and importlib.util.find_spec("bpy") is None:
+        print(f"python -m corpus: {NO_BPY}", file=sys.stderr)
+        return 2
+    args.out.mkdir(parents=True, exist_ok=True)
     print(f"{len(names) - len(todo)} videos are there, {len(todo)} to make", flush=True)
     began, failed = time.monotonic(), []
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = {pool.submit(make, name, args.out): name for name in todo}
-        for k, job in enumerate(as_completed(jobs), 1):
-            error = job.exception()
-            if error:
-                failed.append(jobs[job])
-                print(error, file=sys.stderr, flush=True)
-            left = (time.monotonic() - began) / k * (len(todo) - k)
-            print(f"{k}/{len(todo)} {jobs[job]}, about {left / 60:.0f} min left", flush=True)
-            write_manifest(args.out)
+        try:
+            for k, job in enumerate(as_completed(jobs), 1):
+                error = job.exception()
+                if error:
+                    failed.append(jobs[job])
+                    print(error, file=sys.stderr, flush=True)
+                left = (time.monotonic() - began) / k * (len(todo) - k)
+                print(f"{k}/{len(todo)} {jobs[job]}, about {left / 60:.0f} min left", flush=True)
+                write_manifest(args.out)
+        finally:                            # after Ctrl-C, what has not begun must not begin
+            pool.shutdown(wait=False, cancel_futures=True)
     print(f"{write_manifest(args.out)} videos in {args.out / 'manifest.csv'}" + (f"; FAILED: {' '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was finished is kept", file=sys.stderr)
+        sys.exit(INTERRUPTED)

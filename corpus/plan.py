@@ -54,6 +54,11 @@ def seed_of(text: str) -> int:
     return int.from_bytes(hashlib.sha256(f"ss3d-corpus/{text}".encode()).digest()[:8], "little")
 
 
+def video_name(split: str, index: int) -> str:
+    """SPLIT_INDEX, the index of three digits or more."""
+    return f"{split}_{index:03d}"
+
+
 def _golden(index: int, salt: str) -> float:
     """The index-th term of an evenly spread sequence in [0, 1) that belongs to `salt`."""
     return (index * 0.6180339887498949 + seed_of(salt) / 2**64) % 1
@@ -62,11 +67,11 @@ def _golden(index: int, salt: str) -> float:
 def plan_video(name: str) -> VideoPlan:
     """The plan of the video called `name`; raises ValueError when the name is no SPLIT_INDEX of the corpus."""
     split, _, digits = name.partition("_")
-    if split not in COUNTS or not digits.isdigit():
+    if split not in COUNTS or not digits.isdecimal() or name != video_name(split, int(digits)):
         raise ValueError(f"no such video: {name!r}; names look like train_007, val_003 or test_012")
     index, rng = int(digits), np.random.default_rng(seed_of(name))
     if split != "train" and index >= COUNTS[split]:
-        raise ValueError(f"{name}: the {split} split ends at {split}_{COUNTS[split] - 1:03d}; only train may grow")
+        raise ValueError(f"{name}: the {split} split ends at {video_name(split, COUNTS[split] - 1)}; only train may grow")
     domains = DOMAINS + (TEST_ONLY_DOMAIN,) if split == "test" else DOMAINS
     size, content = _format(index, split)
     count = int(np.searchsorted([0.34, 0.76, 0.92, 1.0], _golden(index, "count" + split), side="right")) + 1
@@ -99,7 +104,7 @@ def _plan_shot(name, split, index, k, rng) -> ShotPlan:
 
 def rendering_order() -> list:
     """All names, interleaved so that the first finished videos cover every split and domain."""
-    left = {split: [f"{split}_{i:03d}" for i in range(n)] for split, n in COUNTS.items()}
+    left = {split: [video_name(split, i) for i in range(n)] for split, n in COUNTS.items()}
     total, order = dict(COUNTS), []
     while any(left.values()):
         split = max((s for s in left if left[s]), key=lambda s: len(left[s]) / total[s])

@@ -125,12 +125,12 @@ def overlays(rng, width: int, height: int, logo: bool, caption: bool) -> tuple:
 
 
 def encode(path: Path, frames: np.ndarray, fps: float, crf: int) -> None:
-    """Write frames (T, h, w, 3) in [0, 1] as H.264 (yuv420p); to a temporary name first, so that no half file stays.
+    """Write frames (T, h, w, 3) in [0, 1] as H.264 (yuv420p); first to a name that is no video's, so that half a file is none.
 
     The same frames need not give the same bytes: x264's macroblock tree differs from run to run by compression noise.
     """
-    part = path.with_suffix(".part.mp4")
-    with av.open(str(part), "w") as container:
+    part = path.with_suffix(".part")
+    with av.open(str(part), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=int(round(fps)))
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         stream.options = {"crf": str(crf), "preset": "slow", "threads": "1"}

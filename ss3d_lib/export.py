@@ -29,11 +29,14 @@ def write_depth_png(path: str | Path, depth: Float[np.ndarray, "H W"], unit: flo
     """16-bit PNG whose value times `unit` is the z-depth; 0 where there is none."""
     known = np.isfinite(depth) & (depth > 0)
     code = np.where(known, np.clip(np.round(np.where(known, depth, 0) / unit), 1, 65535), 0).astype(np.uint16)
+    _write_png(path, code)
+
+
+def _write_png(path: str | Path, image: np.ndarray) -> None:
+    """(H, W) uint16 or (H, W, 3) uint8 BGR. Raises OSError naming the file."""
     with atomic_write(path) as temporary:
-        if not cv2.imwrite(str(temporary), code):
-            raise OSError(
-                f"{path} could not be written: check the name (it must end in .png) and the space on the disk"
-            )
+        if not cv2.imwrite(str(temporary), image):
+            raise OSError(f"{path} could not be written: check the name (it must end in .png) and the space on the disk")
 
 
 def read_depth_png(path: str | Path, unit: float) -> Float[np.ndarray, "H W"]:
@@ -50,11 +53,6 @@ def write_poses(path: str | Path, world_from_cam: Float[np.ndarray, "T 4 4"]) ->
         np.savetxt(
             temporary, world_from_cam.reshape(len(world_from_cam), 16), fmt="%.8g", header=POSES_HEADER, comments=""
         )
-
-
-def read_poses(path: str | Path) -> Float[np.ndarray, "T 4 4"]:
-    """What write_poses wrote."""
-    return np.loadtxt(path, ndmin=2).reshape(-1, 4, 4)
 
 
 def reliable(prediction, max_std: float) -> Bool[np.ndarray, "T H W"]:
@@ -156,7 +154,7 @@ def write_all(
     """Every format at once: rgb/, depth16/, poses_c2w.txt, intrinsics.txt, cloud.ply, colmap/, export.json.
 
     rgb/, intrinsics.txt and poses_c2w.txt are laid out like the sequences that `ss3d_lib.evaluate` reads; the depth is
-    not, for it is not in millimetres.
+    not, for it is not in millimetres. The frames of an earlier export into the same folder go.
 
     Args:
         frames: (T, H, W, 3) uint8 RGB, those that were predicted.
@@ -168,10 +166,12 @@ def write_all(
     """
     folder, unit = Path(folder), depth_unit(prediction.depth_m)
     names = [f"{index:06d}.png" for index in range(len(frames))]
+    for kind in ("rgb", "depth16"):
+        for old in (folder / kind).glob("[0-9]" * 6 + ".png"):
+            old.unlink()
     for name, frame, depth in zip(names, frames, prediction.depth_m):
         write_depth_png(folder / "depth16" / name, depth, unit)
-        with atomic_write(folder / "rgb" / name) as temporary:
-            cv2.imwrite(str(temporary), frame[..., ::-1])
+        _write_png(folder / "rgb" / name, frame[..., ::-1])
     write_poses(folder / "poses_c2w.txt", prediction.world_from_cam)
     with atomic_write(folder / "intrinsics.txt") as temporary:
         np.savetxt(temporary, prediction.intrinsics, fmt="%.8g")

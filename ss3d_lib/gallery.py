@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -21,12 +22,11 @@ from ss3d_lib.checkpoints import load_model
 from ss3d_lib.commands import finish
 from ss3d_lib.curation import DEFAULTS, shot_names, source_stamp
 from ss3d_lib.drawings import show_focal, show_path
-from ss3d_lib.files import atomic_write, printable
-from ss3d_lib.jobs import DISK
+from ss3d_lib.files import DISK, atomic_write, printable
 from ss3d_lib.journal import Journal
 from ss3d_lib.models import ClipNet
 from ss3d_lib.plots import save_figure, show_image, show_inverse_depth, use_style
-from ss3d_lib.predict import DEFAULT_CHECKPOINT, predict_video, read_prediction
+from ss3d_lib.predict import DEFAULT_CHECKPOINT, VideoPrediction, predict_video, read_prediction
 from ss3d_lib.progress import progress
 from ss3d_lib.training import fingerprint
 from ss3d_lib.video import VideoError, find_videos
@@ -55,7 +55,7 @@ def table_rows(video: str, results: str, summary: dict[str, dict]) -> list[dict]
 
 
 def predict_folder(model: ClipNet, path: Path, out: Path) -> pd.DataFrame:
-    """Predict all videos, each into a folder of its own; returns the table that shots.csv holds."""
+    """Predict all videos, each into a folder of its own; returns the table that shots.csv holds. Raises OSError: a full disk."""
     rows, results, weights = [], shot_names(find_videos(path)), fingerprint(model, ())
     out.mkdir(parents=True, exist_ok=True)
     with Journal(out / "shots.csv.journal") as journal:
@@ -65,10 +65,11 @@ def predict_folder(model: ClipNet, path: Path, out: Path) -> pd.DataFrame:
             if not (journal.holds(name, stamp) and predictions_exist(journal.get(name), out)):
                 try:
                     journal.add(name, stamp, table_rows(shown, name, predict_video(model, video, out / name)))
-                except (VideoError, OSError, ValueError) as error:
+                except Exception as error:  # one bad video must not stop the rest: the reason goes into its row
                     if getattr(error, "errno", None) in DISK:
                         raise
-                    lost = {"video": shown, "results": name, "shot": "", "kept": 0, "reason": printable(error)}
+                    reason = printable(error) or type(error).__name__
+                    lost = {"video": shown, "results": name, "shot": "", "kept": 0, "reason": reason}
                     journal.add(name, "", [lost])  # tried again next time
             rows += journal.get(name)
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -82,12 +83,21 @@ def predictions_exist(rows: list[dict], out: Path) -> bool:
     return all((out / row["results"] / f"{row['shot']}.npz").is_file() for row in rows if "score" in row)
 
 
+def read_or_remove(path: Path) -> tuple[np.ndarray, VideoPrediction]:
+    """What `read_prediction` gives. Raises ValueError where it is damaged: it is removed, so that the next run makes it anew."""
+    try:
+        return read_prediction(path)
+    except ValueError as error:
+        path.unlink(missing_ok=True)
+        raise ValueError(f"{path} was damaged and is removed: the same command predicts its video anew") from error
+
+
 def kept_figure(table: pd.DataFrame, out: Path, most: int = 12) -> Figure:
     """Picture, inverse depth, path and focal length of the best kept shot of each video."""
     kept = table[table.kept == 1].sort_values("score", ascending=False).drop_duplicates("video").head(most)
     figure, axes = plt.subplots(max(1, len(kept)), 4, figsize=(11, 2.1 * max(1, len(kept))), squeeze=False)
     for line, row in zip(axes, kept.itertuples()):
-        frames, found = read_prediction(out / row.results / f"{row.shot}.npz")
+        frames, found = read_or_remove(out / row.results / f"{row.shot}.npz")
         middle = len(frames) // 2
         show_image(line[0], frames[middle], f"{row.shot}, score {row.score:.2f}")
         show_inverse_depth(line[1], found.depth_m[middle], f"inverse depth, trust {row.trust:.2f}")

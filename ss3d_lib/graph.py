@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 
 from ss3d_lib.commands import finish
 from ss3d_lib.files import atomic_write
@@ -24,10 +24,18 @@ PIPELINES = (Path("dvc.yaml"), Path("ablations/dvc.yaml"))  # the second is no p
 
 
 def imported_names(path: Path, root: Path = Path()) -> set[str]:
-    """Dotted names of what a file (relative to `root`) imports, also inside functions, relative imports resolved."""
+    """Dotted names of what a file (relative to `root`) imports, also inside functions, relative imports resolved.
+
+    Raises:
+        NotebookError: the file is not Python.
+    """
     names: set[str] = set()
     package = ".".join(path.with_suffix("").parts[:-1])
-    for node in ast.walk(ast.parse((root / path).read_text(encoding="utf-8"), filename=str(path))):
+    try:
+        tree = ast.parse((root / path).read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise NotebookError(f"{path}, line {error.lineno}: {error.msg}: correct it there") from error
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -54,7 +62,7 @@ def transitive_modules(path: Path, root: Path = Path()) -> set[Path]:
     """Every file of our package that running `path` (relative to `root`) imports, directly or not.
 
     Raises:
-        FileNotFoundError: on an import of a package folder without __init__.py.
+        FileNotFoundError: on an import of a package folder without __init__.py. NotebookError: a file is not Python.
     """
     found: set[Path] = set()
     waiting = [path]
@@ -76,19 +84,46 @@ def with_modules(deps: list[str], modules: set[Path]) -> list[str]:
 
 
 def update_deps(check: bool = False) -> dict[str, list[str]]:
-    """{stage: lines "+ file", "- file", "! problem"} where PIPELINES differ from the imports; mends them but for `check`."""
+    """{stage: lines "+ file", "- file", "! problem"} where PIPELINES differ from the imports; mends them but for `check`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_pipeline`.
+    """
     return {stage: lines for path in PIPELINES for stage, lines in update_file(path, check).items()}
+
+
+def read_pipeline(path: Path) -> dict:
+    """What a DVC file holds, with its comments.
+
+    Raises:
+        FileNotFoundError: it is not there. ValueError: it is not YAML, or has no stages; the message names it and the line.
+    """
+    try:
+        pipeline = _yaml().load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(pipeline, dict) or not isinstance(pipeline.get("stages"), dict):
+        raise ValueError(f"{path} has no stages: write 'stages:' and a stage below it")
+    return pipeline
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.width = 4096
+    return yaml
 
 
 def update_file(path: Path, check: bool) -> dict[str, list[str]]:
     """The same for one DVC file."""
-    yaml = YAML()
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.width = 4096
-    pipeline = yaml.load(path.read_text(encoding="utf-8"))
+    pipeline = read_pipeline(path)
     changes: dict[str, list[str]] = {}
     for stage, definition in pipeline["stages"].items():
-        deps = definition["do"]["deps"] if "do" in definition else definition["deps"]
+        body = definition.get("do", definition) if isinstance(definition, dict) else {}
+        deps = body.get("deps") if isinstance(body, dict) else None
+        if not isinstance(deps, list):
+            changes[stage] = [f"! {path} gives it no deps: name there what it reads"]
+            continue
         try:
             wanted = with_modules(deps, transitive_modules(notebook_path(stage)))
         except (NotebookError, FileNotFoundError) as error:
@@ -100,7 +135,7 @@ def update_file(path: Path, check: bool) -> dict[str, list[str]]:
             _replace(deps, wanted)
     if changes and not check:
         text = io.StringIO()
-        yaml.dump(pipeline, text)
+        _yaml().dump(pipeline, text)
         with atomic_write(path) as temporary:
             temporary.write_text(text.getvalue(), encoding="utf-8")
     return changes
@@ -125,9 +160,13 @@ def main(arguments: list[str] | None = None) -> int:
     except FileNotFoundError as error:
         print(f"{error.filename or error}: run from the root of the repository, where it lies", file=sys.stderr)
         return 1
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    wrong = {stage for stage, lines in changes.items() if lines[0].startswith("!")}
     for stage, lines in changes.items():
-        print(f"stage {stage}: {'run make deps' if check else 'mended'}", *lines, sep="\n  ")
-    return int(check and bool(changes))
+        print(f"stage {stage}: {'wrong' if stage in wrong else 'run make deps' if check else 'mended'}", *lines, sep="\n  ")
+    return int(bool(changes if check else wrong))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ _WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 
 
 class NotebookError(ValueError):
-    """A notebook that breaks a rule the runner relies on; the message names file and cell."""
+    """A notebook, or code that it imports, that breaks a rule the runner relies on; the message names file and cell or line."""
 
 
 def notebook_path(stage: str, folder: Path = NOTEBOOKS) -> Path:
@@ -91,14 +91,18 @@ def declared_parameters(notebook: NotebookNode, name: str) -> dict[str, Any]:
     """
     source = parameters_cell(notebook, name).source
     defaults: dict[str, Any] = {}
-    for statement in ast.parse(source).body:
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise NotebookError(f"{name}, parameters cell, line {error.lineno}: {error.msg}: write key = literal") from error
+    for statement in statements:
         line = source.splitlines()[statement.lineno - 1].strip()
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         if len(targets) != 1 or not isinstance(targets[0], ast.Name):
             raise NotebookError(f"{name}, parameters cell: {line!r}: write key = literal, one a line, nothing else")
         try:
             value = ast.literal_eval(statement.value)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise NotebookError(
                 f"{name}, parameters cell: {line!r} is no literal: compute it in a later cell"
             ) from error

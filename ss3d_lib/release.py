@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from ss3d_lib.files import read_json
+from ss3d_lib.files import atomic_write, read_json
 from ss3d_lib.params import ParamsError, check_keys, check_types, load_sections
 from ss3d_lib.video import find_videos
 
@@ -69,7 +69,10 @@ def prepare(work: Path, folders: Sequence[Path], judges: Path, changes: Mapping[
 
 
 def copy_videos(target: Path, folders: Sequence[Path]) -> int:
-    """Make a folder hold the videos of others, and no other; returns how many. ValueError: a name occurs twice."""
+    """Make a folder hold the videos of others, and nothing else; returns how many. ValueError: a name occurs twice.
+
+    What has the size and time of its original already is not copied again.
+    """
     videos = [video for folder in folders for video in find_videos(folder)]
     names = [video.name for video in videos]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -77,11 +80,19 @@ def copy_videos(target: Path, folders: Sequence[Path]) -> int:
         raise ValueError(f"{', '.join(map(str, folders))}: {twice[0]} occurs twice: rename one of the two")
     target.mkdir(parents=True, exist_ok=True)
     for old in set(target.iterdir()) - {target / name for name in names}:
-        old.unlink()
+        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     for video in videos:
-        if not (target / video.name).exists():
-            shutil.copy2(video, target / video.name)
+        if not _same_file(video, target / video.name):
+            with atomic_write(target / video.name) as temporary:
+                shutil.copy2(video, temporary)
     return len(videos)
+
+
+def _same_file(video: Path, copy: Path) -> bool:
+    if not copy.is_file():
+        return False
+    ours, theirs = copy.stat(), video.stat()
+    return (ours.st_size, ours.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns)
 
 
 def reproduce(work: Path) -> None:

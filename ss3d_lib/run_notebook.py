@@ -26,13 +26,12 @@ from typing import Any
 try:
     import nbformat
     import papermill
-    import yaml
     from nbclient.exceptions import DeadKernelError
 
     from ss3d_lib.commands import INTERRUPTED
     from ss3d_lib.files import atomic_write, safe_name, write_json
-    from ss3d_lib.graph import PIPELINES, transitive_modules
-    from ss3d_lib.notebooks import declared_parameters, notebook_path, read_notebook, scrub
+    from ss3d_lib.graph import PIPELINES, read_pipeline, transitive_modules
+    from ss3d_lib.notebooks import NotebookError, declared_parameters, notebook_path, read_notebook, scrub
     from ss3d_lib.params import BASE, PARAMS_FILE, check_keys, check_types, parse_overrides, stage_values
     from ss3d_lib.progress import EXECUTED_ENV
 except ModuleNotFoundError as error:  # dvc found another Python on the PATH
@@ -59,17 +58,25 @@ class Plan:
     @property
     def command(self) -> str:
         """What runs this again: DVC where it knows the stage and would run it with the same values."""
-        files = {name: path for path in PIPELINES if path.is_file() for name in yaml.safe_load(path.read_text())["stages"]}
-        if set(self.given) > set(self.matrix) or self.stage not in files:
+        file = next((path for path in PIPELINES if self.stage in stage_names(path)), None)
+        if set(self.given) > set(self.matrix) or file is None:
             given = "".join(f" -p {shlex.quote(f'{key}={value}')}" for key, value in self.given.items())
             return f"python -m ss3d_lib.run_notebook {self.stage}{given}"
-        place = "" if files[self.stage] == PIPELINES[0] else f"{files[self.stage].as_posix()}:"
+        place = "" if file == PIPELINES[0] else f"{file.as_posix()}:"
         matrix = f"@{self.results.name}" if self.matrix else ""
         return f"dvc repro {place}{self.stage}{matrix}"
 
 
 class StageError(RuntimeError):
     """A cell of the notebook raised; the message holds its traceback and where the notebook is kept."""
+
+
+def stage_names(path: Path) -> set[str]:
+    """The stages of a DVC file; none where it cannot be read, for its error must not stand in the place of a stage's own."""
+    try:
+        return set(read_pipeline(path)["stages"])
+    except (OSError, ValueError):
+        return set()
 
 
 def plan(stage: str, overrides: Mapping[str, Any] | None = None) -> Plan:
@@ -103,7 +110,7 @@ def run(plan: Plan) -> float:
     """Executes the notebook of a plan and writes its copy and timing.json to plan.results; returns seconds.
 
     Raises:
-        StageError: a cell raised.
+        StageError: a cell raised. NotebookError: the notebook, or a module that it imports, is not Python.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the kernel got it too, and has ended.
     """
     for logger in ("papermill", "asyncio"):  # they log what is raised anyway, and an interrupted wait
@@ -209,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\nstage {options.stage} interrupted; what it had saved is in {planned.scratch}/. "
               f"The same command goes on from there: {planned.command}", file=sys.stderr)  # fmt: skip
         return INTERRUPTED
-    except (StageError, OSError) as error:
+    except (StageError, NotebookError, OSError) as error:
         return _fail(error)
     print(f"{planned.results}: done in {seconds:.1f} s")
     return 0

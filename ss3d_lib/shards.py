@@ -2,8 +2,9 @@
 
 A sample is SHOT.json (the row of scores.csv), SHOT.frames.npy (exact) or SHOT.jpegs.npz (small), and SHOT.flow.npz (exact
 only; small shards have flow computed when they are read). Shots lie in the shards in the order of a hash of their names,
-so neighbours in a shard are of different videos; each shard is made by one job and whole or absent. A shot's text and
-arrays alone decide a shard's bytes. Needs the extra `cluster`. Introduced in notebook 02.
+so neighbours in a shard are of different videos; each shard is made by one job and whole or absent, and the json file beside
+it says what it was made from. A shot's text and arrays alone decide a shard's bytes. Needs the extra `cluster`. Introduced
+in notebook 02.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import random
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -26,11 +28,13 @@ import pandas as pd
 from ss3d_lib import flow
 from ss3d_lib.commands import finish, real, whole
 from ss3d_lib.data import Shot
-from ss3d_lib.files import atomic_write, read_json, write_json
+from ss3d_lib.files import atomic_write, read_json, safe_name, write_json
 from ss3d_lib.jobs import BACKENDS, run_jobs
 from ss3d_lib.progress import progress, silent
 
+VERSION = 2  # change it when the same shots become other bytes: shards of another version are written again
 JPEG_QUALITY = 95
+TAR_END = bytes(1024)  # how a whole tar ends
 SHARD_MB = 256
 
 
@@ -47,7 +51,8 @@ def write_shards(
         curate, score: result folders of those stages. small: frames as JPEG, without flow.
 
     Raises:
-        FileNotFoundError: an earlier stage has not run. ValueError: it kept no shot. RuntimeError: a shard could not be written.
+        FileNotFoundError: an earlier stage has not run. ValueError: it kept no shot, or its table is not one.
+        RuntimeError: a shard could not be written.
     """
     rows = read_scores(score / "scores.csv")
     kept = sorted(rows[rows.kept == 1].to_dict("records"), key=lambda row: _digest(row["shot"]))
@@ -68,12 +73,16 @@ def write_shards(
 def read_scores(path: Path) -> pd.DataFrame:
     """The rows of scores.csv. Raises ValueError where it is not one, FileNotFoundError where it is not there."""
     try:
-        rows = pd.read_csv(path, keep_default_na=False)
+        rows = pd.read_csv(path, keep_default_na=False, dtype={"shot": str})
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a table ({error}): make it again with dvc repro score") from error
-    missing = {"shot", "kept", "stride"} - set(rows.columns)
+    missing = {"video", "shot", "score", "stride", "kept"} - set(rows.columns)
     if missing:
         raise ValueError(f"{path} has no column {', '.join(sorted(missing))}: make it again with dvc repro score")
+    try:
+        rows.shot.map(safe_name)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return rows
 
 
@@ -90,8 +99,13 @@ def _divide(rows: list[dict], sizes_mb: list[float], most_mb: float) -> list[lis
 
 
 def _size_mb(row: dict, curate: Path, score: Path, small: bool) -> float:
-    frames = _frames_path(row, curate).stat().st_size
-    return (frames / 8 if small else frames + _flow_path(row, score).stat().st_size) / 1e6
+    size = sum(path.stat().st_size for path in _sources(row, curate, score, small))
+    return (size / 8 if small else size) / 1e6
+
+
+def _sources(row: dict, curate: Path, score: Path, small: bool) -> list[Path]:
+    """The files that a sample is made of."""
+    return [_frames_path(row, curate), *([] if small else [_flow_path(row, score)])]
 
 
 def _frames_path(row: dict, curate: Path) -> Path:
@@ -105,14 +119,16 @@ def _flow_path(row: dict, score: Path) -> Path:
 def _write_shard(path: Path, rows: list[dict], curate: Path, score: Path, small: bool) -> None:
     import webdataset  # reading and writing of shards is all that wants it
 
-    stamp = _digest(repr([rows, small, [_frames_path(row, curate).stat().st_mtime_ns for row in rows]]))
-    note = path.with_suffix(".json")
-    if path.is_file() and note.is_file() and read_json(note)["stamp"] == stamp:
-        return
+    times = [source.stat().st_mtime_ns for row in rows for source in _sources(row, curate, score, small)]
+    stamp = _digest(repr([VERSION, small and JPEG_QUALITY, rows, times]))
+    note, says = path.with_suffix(".json"), lambda: {"stamp": stamp, "shots": len(rows), "bytes": path.stat().st_size}
+    with suppress(FileNotFoundError, ValueError):  # no shard, no note, or one that cannot be read
+        if read_json(note) == says():
+            return
     with atomic_write(path) as temporary, webdataset.TarWriter(str(temporary), mtime=0, encoder=False) as tar:
         for row in rows:
             tar.write(_sample(row, curate, score, small))
-    write_json(note, {"stamp": stamp, "shots": len(rows)})
+    write_json(note, says())
 
 
 def _sample(row: dict, curate: Path, score: Path, small: bool) -> dict:
@@ -142,7 +158,7 @@ def stream_shots(
     reads every world-th shard.
 
     Raises:
-        FileNotFoundError: the folder holds no shards.
+        FileNotFoundError: the folder holds no shards. ValueError: one of them is damaged.
     """
     paths = sorted(Path(folder).glob("shots-*.tar"))
     if not paths:
@@ -163,13 +179,20 @@ def stream_shots(
 
 
 def read_shard(path: Path) -> Iterator[Shot]:
-    """The shots of one shard, in its order. Nothing is unpickled, whoever made it."""
+    """The shots of one shard, in its order. Nothing is unpickled, whoever made it. Raises ValueError where it is damaged."""
     from webdataset.tariterators import group_by_keys, tar_file_iterator
 
     with open(path, "rb") as stream:
-        files = (dict(item, __url__=str(path)) for item in tar_file_iterator(stream))
-        for sample in group_by_keys(files):
-            yield _shot(sample)
+        try:
+            stream.seek(-len(TAR_END), io.SEEK_END)
+            if stream.read() != TAR_END:  # tarfile says nothing of a tar that was cut between two files
+                raise EOFError("its end is missing")
+            stream.seek(0)
+            files = (dict(item, __url__=str(path)) for item in tar_file_iterator(stream))
+            for sample in group_by_keys(files):
+                yield _shot(sample)
+        except Exception as error:  # each reader in between has errors of its own
+            raise ValueError(f"{path} is damaged: remove it and run python -m ss3d_lib.shards again") from error
 
 
 def _shot(sample: dict) -> Shot:

@@ -1,5 +1,5 @@
 """The public sets' adapters, each on a tiny copy of its own layout that the test writes with known answers; and the parts of
-the benchmarks of training and adaptation, on tiny shots (what takes how long is not a test's matter)."""
+the benchmarks of scoring, training and adaptation, on tiny shots (what takes how long is not a test's matter)."""
 
 import sys
 import types
@@ -14,9 +14,10 @@ import torch
 from scipy.spatial.transform import Rotation
 from test_distillation import made_shot
 
-from benchmarks import adaptation, training
+from benchmarks import adaptation, score, training
 from ss3d_lib import joint
 from ss3d_lib.datasets import DatasetError, EvalClip, kitti, nyu, scenes, sintel, tum
+from ss3d_lib.files import read_json, write_json
 from ss3d_lib.models.depth import DepthNet
 
 SIZE = (12, 20)
@@ -248,6 +249,41 @@ def test_nyu_reads_matlab_order_and_counting(tmp_path, monkeypatch):
     assert (first.name, second.name) == ("nyu_0000", "nyu_0002") and first.crop == "eigen_nyu"
     assert second.frames.shape == (2, 12, 20, 3) and second.depth_m.shape == (1, 12, 20)
     assert second.depth_m[0, 5, 7] == depths[2, 7, 5] and second.frames[1, 5, 7, 2] == images[2, 2, 7, 5]
+
+
+# --- what scoring costs -----------------------------------------------------------------------------------------
+
+
+def test_a_part_that_fails_costs_no_other(tmp_path, monkeypatch):
+    def no_ray(folder):
+        raise ModuleNotFoundError("No module named 'ray'")
+
+    monkeypatch.setattr(score, "corpus_shots", lambda *_: iter([("multi_view", k) for k in range(40)]))
+    monkeypatch.setattr(score, "speed", lambda folder: {"made": {"score_to_decode": 2.0}})
+    monkeypatch.setattr(score, "storage", lambda shots: {"shots": len(shots)})
+    monkeypatch.setattr(score, "against_pycolmap", lambda shots, folder: {"shots": [k for _, k in shots]})
+    monkeypatch.setattr(score, "ray_throughput", no_ray)
+    out = tmp_path / "score.json"
+    write_json(out, {"ray": {"two_to_one": 1.9}, "storage": {"shots": 1}})
+    with pytest.raises(ModuleNotFoundError):
+        score.main(["--out", str(out), "--shots", "30"])
+    found = read_json(out)
+    assert found["speed"]["made"] == {"score_to_decode": 2.0} and found["storage"] == {"shots": 40} and found["ray"] == {"two_to_one": 1.9}
+    seen = found["pycolmap"]["shots"]
+    assert len(set(seen)) == 30 and (seen[0], seen[-1]) == (0, 39) and set(np.diff(seen)) == {1, 2}
+
+
+@pytest.mark.parametrize("count, chosen", [(1, [0]), (2, [0, 4]), (3, [0, 2, 4]), (5, [0, 1, 2, 3, 4]), (9, [0, 1, 2, 3, 4]), (None, [0, 1, 2, 3, 4])])
+def test_chosen_shots_are_spread_over_all(count, chosen):
+    assert score.spread(list(range(5)), count) == chosen
+
+
+@pytest.mark.parametrize("module, option", [(score, "--shots"), (training, "--rounds"), (adaptation, "--seeds"), (adaptation, "--steps")])
+def test_a_benchmark_of_nothing_is_refused(module, option, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", option, "0"])
+    with pytest.raises(SystemExit) as caught:
+        module.main()
+    assert caught.value.code == 2 and f"argument {option}: 0 is less than 1" in capsys.readouterr().err
 
 
 # --- what a training step costs ---------------------------------------------------------------------------------

@@ -1,6 +1,11 @@
 """The embedded corpus: its plans, geometry, coding and effects; its files where they are; its renderer where bpy is."""
 import csv
 import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from corpus import __main__ as command
 from corpus import cameras, graphics, plan, post, truth
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -44,10 +50,14 @@ def test_a_plan_follows_from_its_name_alone():
     assert plan.plan_video("val_003").seed != plan.plan_video("train_003").seed
 
 
-@pytest.mark.parametrize("name", ["holiday", "train_x", "val_018", "test_028", "validation_001"])
+@pytest.mark.parametrize("name", ["holiday", "train_x", "val_018", "test_028", "validation_001", "train_7", "train_0007", "train_²", "train_٠٠٧"])
 def test_wrong_names_are_refused(name):
     with pytest.raises(ValueError, match=name):
         plan.plan_video(name)
+
+
+def test_training_may_grow_beyond_three_digits():
+    assert plan.plan_video("train_1000").index == 1000
 
 
 def test_the_first_videos_cover_splits_and_domains():
@@ -129,6 +139,16 @@ def test_video_has_the_promised_frames_and_rate(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
 
 
+def test_half_a_video_is_not_taken_for_one(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(post.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        post.encode(tmp_path / "clip.mp4", np.zeros((2, 48, 64, 3)), 15, 23)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+
+
 def test_effects_keep_the_range():
     rng = np.random.default_rng(0)
     frames = post.develop(rng, rng.gamma(1, 1, (4, 36, 64, 3)).astype(np.float32), np.full((4, 36, 64), 5.0), True)
@@ -177,7 +197,7 @@ def test_truth_warps_frames_onto_each_other():
 def test_manifest_names_every_file_and_every_file_has_its_truth():
     with open(DATA / "manifest.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {r["video"] for r in rows} == {p.relative_to(DATA).as_posix() for p in DATA.glob("videos/*/*.mp4") if ".part" not in p.name}
+    assert {r["video"] for r in rows} == {p.relative_to(DATA).as_posix() for p in DATA.glob("videos/*/*.mp4")}
     for row in rows[::9]:
         path = DATA / row["video"]
         assert hashlib.sha256(path.read_bytes()).hexdigest() == row["sha256"]
@@ -185,6 +205,49 @@ def test_manifest_names_every_file_and_every_file_has_its_truth():
             assert len(t["poses_c2w"]) == len(t["intrinsics"]) == int(row["frames"]) == t["shot_end"][-1]
             assert t["shot_start"][0] == 0 and np.all(t["shot_start"][1:] == t["shot_end"][:-1])
             assert t["depth_code"].shape[0] == len(t["depth_frames"])
+
+
+# ---- the command line
+
+def test_without_the_renderer_one_line_says_how_to_get_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    assert command.main(["--out", str(tmp_path / "new"), "--count", "3"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "pip install --group render" in said and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("given", [["--count", "0"], ["--count", "-1"], ["--jobs", "0"]])
+def test_numbers_that_make_no_video_are_refused(given, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command.main(["--out", str(tmp_path), *given])
+    assert caught.value.code == 2 and f"{given[0]} must be at least 1, not {given[1]}" in capsys.readouterr().err
+
+
+def test_one_that_fails_costs_no_other(tmp_path, monkeypatch, capsys):
+    def make(name, out):
+        if name == "train_097":
+            raise RuntimeError(f"{name} failed")
+
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(command, "make", make)
+    assert command.main(["--out", str(tmp_path / "new"), "--seed-offset", "96", "--count", "3"]) == 1
+    said = capsys.readouterr()
+    assert "3/3 " in said.out and "FAILED: train_097" in said.out and said.err == "train_097 failed\n"
+
+
+def test_an_interrupt_ends_the_rendering_in_one_line(tmp_path):
+    """The renderer is a stand-in that notes its start and then renders for a minute."""
+    (tmp_path / "bpy.py").write_text(f"import os, time\nopen({str(tmp_path)!r} + f'/began{{os.getpid()}}', 'w')\ntime.sleep(60)\n")
+    asked = [sys.executable, "-m", "corpus", "--out", str(tmp_path / "out"), "--seed-offset", "96", "--count", "5", "--jobs", "1"]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
+    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(asked, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hears)
+    while process.poll() is None and not list(tmp_path.glob("began*")):
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the renderer gets it too
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130 and said == "\ninterrupted: what was finished is kept\n"
+    assert len(list(tmp_path.glob("began*"))) == 1
 
 
 # ---- the renderer

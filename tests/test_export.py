@@ -12,6 +12,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from ss3d_lib import export, geometry, toy_scene
+from ss3d_lib.datasets import load_sequence
 
 HEIGHT, WIDTH = 48, 64
 K = geometry.intrinsics_matrix(torch.tensor(55.0, dtype=torch.float64), HEIGHT, WIDTH).numpy()
@@ -92,7 +93,7 @@ def test_a_depth_without_any_value_is_written_as_nothing(tmp_path):
 
 def test_poses_come_back(tmp_path):
     export.write_poses(tmp_path / "poses.txt", poses(4))
-    np.testing.assert_allclose(export.read_poses(tmp_path / "poses.txt"), poses(4), atol=1e-6)
+    np.testing.assert_allclose(np.loadtxt(tmp_path / "poses.txt").reshape(4, 4, 4), poses(4), atol=1e-6)
     assert (tmp_path / "poses.txt").read_text().startswith("# camera-to-world")
 
 
@@ -160,3 +161,25 @@ def test_everything_at_once(tmp_path):
         len(list((tmp_path / "out" / "depth16").glob("*.png"))) == 3
         and (tmp_path / "out" / "colmap" / "images.txt").exists()
     )
+
+
+def test_a_second_export_into_a_folder_leaves_nothing_of_the_first(tmp_path):
+    for count in (5, 3):
+        frames, p = prediction(count)
+        (tmp_path / "rgb").mkdir(exist_ok=True)
+        (tmp_path / "rgb" / "notes.txt").write_text("mine")
+        export.write_all(tmp_path, frames, p, np.ones(p.depth_m.shape, bool))
+    clip = load_sequence(tmp_path)
+    np.testing.assert_array_equal(clip.frames, frames)
+    np.testing.assert_allclose(clip.poses_c2w, p.world_from_cam, atol=1e-6)
+    assert len(list((tmp_path / "depth16").iterdir())) == 3 and (tmp_path / "rgb" / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("kind, ndim", [("rgb", 3), ("depth16", 2)])
+def test_a_picture_that_cannot_be_written_is_named(tmp_path, monkeypatch, kind, ndim):
+    write = cv2.imwrite
+    monkeypatch.setattr(cv2, "imwrite", lambda path, image: image.ndim != ndim and write(path, image))
+    frames, p = prediction(2)
+    with pytest.raises(OSError, match=f"{kind}/000000.png could not be written"):
+        export.write_all(tmp_path, frames, p, np.ones(p.depth_m.shape, bool))
+    assert not list((tmp_path / kind).iterdir())

@@ -1,5 +1,6 @@
 """The table and pictures of a folder of videos, with files that cannot be read among them."""
 
+import errno
 import os
 import shutil
 
@@ -59,6 +60,40 @@ def test_a_second_run_predicts_only_what_is_new_or_changed(folder, tmp_path, mon
     assert gallery.main(arguments) == 0 and predicted == ["a.mp4", "b.mp4"]
     (out / "a" / "a_s00.npz").unlink()
     assert gallery.main(arguments) == 0 and predicted == ["a.mp4", "b.mp4", "a.mp4"]
+
+
+def test_a_damaged_prediction_is_made_anew(folder, tmp_path, capsys):
+    out, video = tmp_path / "out", folder / "videos/multi_view.mp4"
+    arguments = [str(video), "--out", str(out), "--checkpoint", str(folder / "model.safetensors")]
+    assert gallery.main(arguments) == 0
+    made = out / "multi_view/multi_view_s00.npz"
+    whole = made.read_bytes()
+    made.write_bytes(whole[:1000])
+    assert gallery.main(arguments) == 1
+    assert "multi_view_s00.npz was damaged and is removed: the same command predicts its video anew" in capsys.readouterr().err
+    assert gallery.main(arguments) == 0 and len(made.read_bytes()) == len(whole)
+
+
+@pytest.mark.parametrize("error, said", [(RuntimeError("cannot allocate memory"), "cannot allocate memory"), (MemoryError(), "MemoryError")])
+def test_a_video_that_fails_in_any_way_is_a_row_and_the_others_go_on(folder, tmp_path, monkeypatch, error, said):
+    def fails_once(model, path, to):
+        if path.name == "multi_view.mp4":
+            raise error
+        return predict.predict_video(model, path, to)
+
+    monkeypatch.setattr(gallery, "predict_video", fails_once)
+    assert gallery.main([str(folder / "videos"), "--out", str(tmp_path), "--checkpoint", str(folder / "model.safetensors")]) == 0
+    table = gallery.pd.read_csv(tmp_path / "shots.csv", keep_default_na=False).set_index("video")
+    assert table.reason["multi_view.mp4"] == said and table.shot["static.mp4"] == "static_s00"
+
+
+def test_a_full_disk_is_no_fault_of_the_video(folder, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "the disk is full", "x.npz")
+
+    monkeypatch.setattr(gallery, "predict_video", full)
+    assert gallery.main([str(folder / "videos"), "--out", str(tmp_path), "--checkpoint", str(folder / "model.safetensors")]) == 1
+    assert "the disk is full" in capsys.readouterr().err and not (tmp_path / "shots.csv").exists()
 
 
 def test_a_missing_folder_or_checkpoint_is_one_clear_line(folder, capsys):

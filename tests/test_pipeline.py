@@ -3,8 +3,10 @@
 import ast
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -216,6 +218,30 @@ def test_imported_names_resolve_relative_and_nested_imports(tmp_path):
     assert found == {f"ss3d_lib/{name}.py" for name in ("__init__", "a/__init__", "a/b", "c")}
 
 
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("stages: [\n", "dvc.yaml is not YAML: .* line 2"),
+        ("7\n", "dvc.yaml has no stages"),
+        ("stages:\n", "dvc.yaml has no stages"),
+        ("stages: {tiny: {cmd: x}}\n", "stage tiny: wrong\n  ! dvc.yaml gives it no deps"),
+        ("stages: {tiny: {foreach: [a], do: {cmd: x}}}\n", "stage tiny: wrong\n  ! dvc.yaml gives it no deps"),
+        ("stages: {tiny: x}\n", "stage tiny: wrong\n  ! dvc.yaml gives it no deps"),
+        ("stages: {tiny: {deps: []}}\n", r"stage tiny: wrong\n  ! notebooks/02_tiny.py, line 2: '\(' was never closed"),
+    ],
+)
+@pytest.mark.parametrize("given", [[], ["--check"]])
+def test_a_graph_that_cannot_be_read_is_one_clear_error(tmp_path, monkeypatch, capsys, text, said, given):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(graph, "PIPELINES", (Path("dvc.yaml"),))
+    Path("dvc.yaml").write_text(text)
+    Path("notebooks").mkdir()
+    Path("notebooks/02_tiny.py").write_text("x = 1\ny = (\n")
+    assert graph.main(given) == 1
+    printed = capsys.readouterr()
+    assert re.search(said, printed.out + printed.err) and Path("dvc.yaml").read_text() == text
+
+
 def test_the_lock_pins_every_dependency_with_hashes_and_no_addresses():
     lock = (ROOT / "requirements.lock").read_text()
     assert "://" not in lock and " @ " not in lock
@@ -272,7 +298,7 @@ def test_no_file_names_a_machine(project_files):
 
 
 def _dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": "nowhere"}  # dvc is found without it
     return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -296,6 +322,26 @@ def test_pull_without_the_store_says_how_to_restore_it(tmp_path):
     done = _dvc(tmp_path, "-m", "ss3d_lib.store")
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert "dvc_store/, which is missing" in done.stderr and "git checkout -- dvc_store data.dvc" in done.stderr
+
+
+def test_pull_in_another_folder_changes_nothing_and_says_where_to_run_it(tmp_path):
+    done = _dvc(tmp_path, "-m", "ss3d_lib.store")
+    assert done.returncode == 1 and "data.dvc is missing: run from the root of the repository" in done.stderr
+    assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_ends_the_pull_in_one_line(tmp_path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "data.dvc").touch()
+    (tmp_path / "dvc.py").write_text("import time\nopen('began', 'w')\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    raise SystemExit(1)\n")
+    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([sys.executable, "-m", "ss3d_lib.store"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                               stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hears)  # fmt: skip
+    while process.poll() is None and not (tmp_path / "began").exists():
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130 and said == "\ninterrupted: what was finished is kept\n"
 
 
 def test_store_state(tmp_path):

@@ -1,5 +1,9 @@
 """The released checkpoint's work folder: params with some values changed, copies of code, and every video once."""
 
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +57,52 @@ def test_the_work_folder_holds_code_params_and_every_video_once(tmp_path, videos
     (videos[1] / "b_0.mp4").unlink()
     assert release.prepare(work, videos, videos[0], {}) == 3
     assert not (work / "videos/b_0.mp4").exists(), "a video that is gone must go from the work folder too"
+
+
+def test_half_copies_and_outdated_ones_are_copied_anew_and_the_others_stay(tmp_path, videos):
+    target = tmp_path / "work"
+    release.copy_videos(target, videos)
+    before = {path.name: path.stat().st_ino for path in target.iterdir()}
+    (target / "a_0.mp4").write_bytes(b"h")
+    (videos[0] / "a_1.mp4").write_bytes(b"A")  # of the same size
+    os.utime(videos[0] / "a_1.mp4", ns=(0, 10**18))
+    (target / "earlier").mkdir()
+    (target / "earlier" / "c.mp4").write_bytes(b"c")
+    assert release.copy_videos(target, videos) == 4
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == {
+        path.name: path.read_bytes() for folder in videos for path in folder.iterdir()
+    }
+    after = {path.name: path.stat().st_ino for path in target.iterdir()}
+    assert {name for name in before if before[name] == after[name]} == {"b_0.mp4", "b_1.mp4"}
+
+
+def test_a_copy_that_is_interrupted_leaves_nothing(tmp_path, videos, monkeypatch):
+    def interrupted(video, to):
+        Path(to).write_bytes(b"h")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(release.shutil, "copy2", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        release.copy_videos(tmp_path / "work", videos)
+    assert not list((tmp_path / "work").iterdir())
+
+
+@pytest.mark.parametrize("ends, status", [("exit 0", 0), ("exit 3", 3), ("sleep 60", 130)])
+def test_the_stage_is_frozen_again_however_make_release_ends(tmp_path, ends, status):
+    """The last line of the recipe, with a dvc that only writes down what it is asked."""
+    recipe = subprocess.run(["make", "--no-print-directory", "-n", "release"], capture_output=True, text=True, check=True).stdout
+    log = tmp_path / "log"
+    (tmp_path / "dvc").write_text(f'#!/bin/sh\necho "$*" >> {log}\n[ "$1" != repro ] || {ends}\n')
+    (tmp_path / "dvc").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(["sh", "-c", recipe.splitlines()[-1]], env=environment, start_new_session=True, preexec_fn=hears)
+    while status == 130 and process.poll() is None and not (log.exists() and "repro" in log.read_text()):
+        time.sleep(0.05)
+    if status == 130:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: what runs in it gets it too
+    assert process.wait(timeout=30) == status
+    assert log.read_text().splitlines() == ["unfreeze release", "repro -s release", "freeze release"]
 
 
 def test_two_videos_of_one_name_are_an_error(tmp_path, videos):

@@ -77,6 +77,20 @@ def test_a_failing_cell_gives_the_traceback_and_keeps_the_notebook(repository):
     assert not Path("results/tiny/02_tiny.ipynb").exists()
 
 
+def test_a_broken_graph_does_not_hide_why_the_stage_failed(repository):
+    repository('# %%\nraise RuntimeError("no such light")\n')
+    Path("dvc.yaml").write_text("stages: [\n")
+    status, _, error = execute("tiny")
+    assert status == 1 and error.endswith("Mend the cause, then: python -m ss3d_lib.run_notebook tiny\n")
+    assert "RuntimeError: no such light" in error and "YAML" not in error
+
+
+def test_a_cell_that_is_no_python_is_named_before_anything_runs(repository):
+    repository("# %%\nprint('ran')\n\n# %%\nx = (\n")
+    status, out, error = execute("tiny")
+    assert (status, out) == (1, "") and error == "notebooks/02_tiny.py, line 13: '(' was never closed: correct it there\n"
+
+
 def test_a_killed_kernel_is_told_as_such(repository):
     repository("# %%\nimport os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     status, _, error = execute("tiny")
@@ -205,6 +219,9 @@ def test_the_subtitle_of_a_notebook_is_not_part_of_its_stage(repository):
         (PARAMETERS.replace("0.1", "seed / 2"), "'rate = seed / 2  # why' is no literal"),
         (PARAMETERS.replace("seed = 0", "import os"), "write key = literal"),
         (PARAMETERS.replace("rate", "seed"), "seed is assigned twice"),
+        (PARAMETERS.replace("0.1", ""), r"02_tiny.py, parameters cell, line 2: invalid syntax: write key = literal"),
+        (PARAMETERS.replace("0.1", "(0.1"), r"02_tiny.py, parameters cell, line 2: '\(' was never closed"),
+        (PARAMETERS.replace("0.1", "{[]: 1}"), r"'rate = \{\[\]: 1\}  # why' is no literal"),
     ],
 )
 def test_a_parameters_cell_holds_literals_only(repository, parameters, message):

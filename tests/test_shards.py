@@ -1,6 +1,10 @@
 """Tar shards: what training reads from them is what the stages wrote, in an order that the seed decides."""
 
 import csv
+import io
+import json
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +94,79 @@ def test_nothing_is_written_twice_and_a_lost_shard_comes_back_the_same(stages, t
     assert sorted(tmp_path.glob("*.tar")) == paths
     assert {path: path.read_bytes() for path in paths} == {path: data for path, (data, _) in before.items()}
     assert all(path.stat().st_mtime_ns == before[path][1] for path in paths[1:])
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_what_a_shard_was_made_from_decides_whether_it_is_written_again(stages, tmp_path, monkeypatch, small):
+    curate, scored, out = tmp_path / "curate", tmp_path / "score", tmp_path / "out"
+    shutil.copytree(stages[0] / "frames", curate / "frames")
+    shutil.copytree(stages[1], scored)
+    (shard,) = shards.write_shards(curate, scored, out, small=small)
+    made = shard.read_bytes()
+
+    def again() -> bool:
+        """Whether it is written again, over one that is as long; then it is what it was at first."""
+        shard.write_bytes(bytes(len(made)))
+        shards.write_shards(curate, scored, out, small=small)
+        anew = shard.read_bytes() == made
+        shard.write_bytes(made)
+        return anew
+
+    assert not again()
+    name = next(iter(kept(stages)))
+    for source, matters in ((curate / "frames" / f"{name}.npy", True), (scored / "flow" / f"{name}.npz", not small)):
+        source.touch()
+        assert again() == matters and not again()
+    monkeypatch.setattr(shards, "JPEG_QUALITY", shards.JPEG_QUALITY)
+    monkeypatch.setattr(shards, "VERSION", 0)
+    assert again() and not again()
+    monkeypatch.setattr(shards, "JPEG_QUALITY", 50)
+    shards.write_shards(curate, scored, out, small=small)
+    assert (shard.read_bytes() != made) == small
+
+
+@pytest.mark.parametrize("note", ["{}", "[]", "{", None])
+def test_a_shard_with_a_damaged_note_is_written_again(stages, tmp_path, note):
+    (shard,) = shards.write_shards(*stages, tmp_path)
+    made, path = shard.read_bytes(), shard.with_suffix(".json")
+    says = json.loads(path.read_text())
+    path.unlink() if note is None else path.write_text(note)
+    shard.write_bytes(bytes(len(made)))
+    shards.write_shards(*stages, tmp_path)
+    assert shard.read_bytes() == made and json.loads(path.read_text()) == says
+
+
+def test_a_damaged_shard_is_named_and_a_cut_one_is_mended(stages, tmp_path):
+    (shard,) = shards.write_shards(*stages, tmp_path)
+    made, foreign = shard.read_bytes(), io.BytesIO()
+    with tarfile.open(shard) as tar:
+        second = tar.getmembers()[1].offset
+    with tarfile.open(fileobj=foreign, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("x.json"))
+    first_frames = made.index(b"NUMPY")
+    damaged = [made[:cut] for cut in (0, 700, 5000, second, second + 100, len(made) // 2, len(made) - 10240)]
+    damaged += [b"no tar" * 999, foreign.getvalue(), made[:first_frames] + b"numpy" + made[first_frames + 5 :]]
+    for raw in damaged:
+        shard.write_bytes(raw)
+        with pytest.raises(ValueError, match="shots-000000.tar is damaged: remove it and run python -m ss3d_lib.shards again"):
+            list(shards.stream_shots(tmp_path))
+    shard.write_bytes(made[:5000])
+    shards.write_shards(*stages, tmp_path)
+    assert shard.read_bytes() == made
+
+
+@pytest.mark.parametrize(
+    "header, row, said",
+    [
+        ("shot,stride,kept", "a_s00,1,1", "scores.csv has no column score, video"),
+        ("video,shot,score,stride,kept", "a,../../curate/frames/a_s00,1,1,1", "scores.csv: '../../curate/frames/a_s00' cannot be a file name"),
+    ],
+)
+def test_a_table_that_would_give_bad_shards_is_refused(stages, tmp_path, header, row, said):
+    (tmp_path / "scores.csv").write_text(f"{header}\n{row}\n")
+    with pytest.raises(ValueError, match=said):
+        shards.write_shards(stages[0], tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_command_line(stages, tmp_path, capsys):

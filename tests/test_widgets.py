@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -33,8 +34,14 @@ def test_outside_jupyter_the_twin_is_shown():
 
 
 def test_an_executed_copy_shows_the_twin(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    monkeypatch.setattr("IPython.get_ipython", type("ZMQInteractiveShell", (), {}))
+    monkeypatch.delenv(EXECUTED_ENV, raising=False)
+    assert widgets.is_live()
     monkeypatch.setenv(EXECUTED_ENV, "1")
     assert not widgets.is_live()
+    twin = draw()
+    assert explore(draw, SLIDERS, twin) is twin
 
 
 def test_in_a_live_kernel_the_sliders_call_the_drawing_with_their_values(monkeypatch):
