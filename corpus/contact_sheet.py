@@ -30,7 +30,7 @@ def tile(frame: np.ndarray, width: int, height: int) -> np.ndarray:
 def contact_sheet(data: Path, splits=("train", "val", "test"), columns: int = 14, cell=(112, 64), limit: int = 28) -> np.ndarray:
     """The sheet (h, w, 3) uint8: per domain a heading and at most `limit` shots, spread evenly over its shots."""
     domains = {}
-    for video in sorted(path for split in splits for path in (data / "videos" / split).glob("*.mp4") if ".part" not in path.name):
+    for video in sorted(path for split in splits for path in (data / "videos" / split).glob("*.mp4")):
         domain, shots = middle_frames(video, data / "truth" / video.parent.name / f"{video.stem}.npz")
         domains.setdefault(domain, []).extend(frame for frame, _ in shots)
     if not domains:
