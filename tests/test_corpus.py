@@ -254,7 +254,7 @@ def test_an_interrupt_ends_the_rendering_in_one_line(tmp_path):
 
 def test_rendered_depth_is_z_and_pixel_centres_are_integers(monkeypatch):
     """A plane slanted by 45 degrees: z-depth and ray length differ by up to 40 %, half a pixel by more than 0.1 %."""
-    pytest.importorskip("bpy", reason="the renderer (extra `render`) is not installed")
+    pytest.importorskip("bpy", reason="the renderer (group `render`) is not installed")
     from corpus import render, worlds
     from corpus.shapes import Mesh
 
