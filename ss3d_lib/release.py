@@ -4,6 +4,7 @@ The stages run in a work folder that holds copies of code, notebooks and videos,
 some values changed. DVC decides there too what is out of date, so an interrupted run goes on where it was.
 """
 
+import filecmp
 import os
 import shutil
 import subprocess
@@ -71,7 +72,7 @@ def prepare(work: Path, folders: Sequence[Path], judges: Path, changes: Mapping[
 def copy_videos(target: Path, folders: Sequence[Path]) -> int:
     """Make a folder hold the videos of others, and nothing else; returns how many. ValueError: a name occurs twice.
 
-    What has the size and time of its original already is not copied again.
+    What is a copy of its original already is not copied again.
     """
     videos = [video for folder in folders for video in find_videos(folder)]
     names = [video.name for video in videos]
@@ -82,17 +83,11 @@ def copy_videos(target: Path, folders: Sequence[Path]) -> int:
     for old in set(target.iterdir()) - {target / name for name in names}:
         shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     for video in videos:
-        if not _same_file(video, target / video.name):
-            with atomic_write(target / video.name) as temporary:
+        copy = target / video.name
+        if not (copy.is_file() and filecmp.cmp(video, copy)):  # size and time, or else what is in them
+            with atomic_write(copy) as temporary:
                 shutil.copy2(video, temporary)
     return len(videos)
-
-
-def _same_file(video: Path, copy: Path) -> bool:
-    if not copy.is_file():
-        return False
-    ours, theirs = copy.stat(), video.stat()
-    return (ours.st_size, ours.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns)
 
 
 def reproduce(work: Path) -> None:

@@ -3,15 +3,13 @@
 import csv
 import errno
 import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from interrupts import interrupt
 from safetensors.torch import save_file
 from test_datasets import write_sequence
 
@@ -151,14 +149,9 @@ def test_interrupt_is_one_line_and_130(tmp_path):
         make_video(tmp_path / "in" / f"{k:02d}.mp4", 40)
     out = tmp_path / "s.csv"
     command = [sys.executable, "-m", "ss3d_lib.score", str(tmp_path / "in"), "--out", str(out), "--workers", "2"]
-    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # programs started in the background ignore it, and what they start
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hears)
     journal = Path(f"{out}.journal")
-    while process.poll() is None and not (journal.exists() and journal.stat().st_size):
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == commands.INTERRUPTED, said
+    status, said = interrupt(command, lambda: journal.exists() and journal.stat().st_size)
+    assert status == commands.INTERRUPTED, said
     assert "Traceback" not in said and "interrupted: what was finished is kept" in said
 
 

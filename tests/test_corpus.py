@@ -2,10 +2,7 @@
 import csv
 import hashlib
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from interrupts import interrupt
 
 from corpus import __main__ as command
 from corpus import cameras, graphics, plan, post, truth
@@ -240,13 +238,8 @@ def test_an_interrupt_ends_the_rendering_in_one_line(tmp_path):
     (tmp_path / "bpy.py").write_text(f"import os, time\nopen({str(tmp_path)!r} + f'/began{{os.getpid()}}', 'w')\ntime.sleep(60)\n")
     asked = [sys.executable, "-m", "corpus", "--out", str(tmp_path / "out"), "--seed-offset", "96", "--count", "5", "--jobs", "1"]
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
-    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(asked, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hears)
-    while process.poll() is None and not list(tmp_path.glob("began*")):
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the renderer gets it too
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 130 and said == "\ninterrupted: what was finished is kept\n"
+    status, said = interrupt(asked, lambda: list(tmp_path.glob("began*")), env=environment)
+    assert status == 130 and said == "\ninterrupted: what was finished is kept\n"
     assert len(list(tmp_path.glob("began*"))) == 1
 
 

@@ -1,12 +1,14 @@
 """Fetching: what arrives is checked, what fails says why, nothing leaves the folder, and a second call asks nothing."""
 
 import csv
+import errno
 import hashlib
+import io
+import os
 import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import av
 import numpy as np
@@ -246,12 +248,21 @@ def test_a_mistake_of_an_extractor_stops_no_other_line(server, tmp_path, monkeyp
     assert found[1].status == "fetched"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+class FullDisk(io.RawIOBase):
+    """A file for which there is no room."""
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @pytest.mark.parametrize("via", ["http", "yt-dlp"])
 @pytest.mark.parametrize("size", [100, 100_000])  # noticed when the file is closed, and before
 def test_a_full_disk_stops_with_a_remedy(server, tmp_path, clip, via, size, monkeypatch):
-    monkeypatch.setattr(downloads, "open", lambda path, mode: open("/dev/full", mode), raising=False)
-    monkeypatch.setattr(yt_dlp.downloader.common, "sanitize_open", lambda name, mode: (open("/dev/full", "wb"), name))
+    monkeypatch.setattr(downloads, "open", lambda path, mode: io.BufferedWriter(FullDisk()), raising=False)
+    monkeypatch.setattr(yt_dlp.downloader.common, "sanitize_open", lambda name, mode: (io.BufferedWriter(FullDisk()), name))
     server.pages["/a.mp4"] = Page(clip[:size])
     rows = [FetchRow("x", server.url("/a.mp4")), FetchRow("y", server.url("/y.mp4"))]
     with pytest.raises(OSError, match="the disk is full: .*then the same command goes on.*video"):

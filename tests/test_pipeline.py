@@ -3,16 +3,15 @@
 import ast
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 from dvc.repo import Repo
+from interrupts import interrupt
 
 from ss3d_lib import graph, notebooks, params, run_notebook, store
 
@@ -334,14 +333,9 @@ def test_an_interrupt_ends_the_pull_in_one_line(tmp_path):
     (tmp_path / ".git").mkdir()
     (tmp_path / "data.dvc").touch()
     (tmp_path / "dvc.py").write_text("import time\nopen('began', 'w')\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    raise SystemExit(1)\n")
-    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen([sys.executable, "-m", "ss3d_lib.store"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
-                               stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hears)  # fmt: skip
-    while process.poll() is None and not (tmp_path / "began").exists():
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 130 and said == "\ninterrupted: what was finished is kept\n"
+    command, environment = [sys.executable, "-m", "ss3d_lib.store"], os.environ | {"PYTHONPATH": str(ROOT)}
+    status, said = interrupt(command, (tmp_path / "began").exists, cwd=tmp_path, env=environment)
+    assert status == 130 and said == "\ninterrupted: what was finished is kept\n"
 
 
 def test_store_state(tmp_path):

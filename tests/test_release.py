@@ -1,13 +1,12 @@
 """The released checkpoint's work folder: params with some values changed, copies of code, and every video once."""
 
 import os
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from interrupts import interrupt
 
 from ss3d_lib import release
 from ss3d_lib.params import ParamsError, load_sections
@@ -89,19 +88,17 @@ def test_a_copy_that_is_interrupted_leaves_nothing(tmp_path, videos, monkeypatch
 
 @pytest.mark.parametrize("ends, status", [("exit 0", 0), ("exit 3", 3), ("sleep 60", 130)])
 def test_the_stage_is_frozen_again_however_make_release_ends(tmp_path, ends, status):
-    """The last line of the recipe, with a dvc that only writes down what it is asked."""
+    """The last line of the recipe, with a dvc that only writes down what it is asked; what sleeps is interrupted."""
     recipe = subprocess.run(["make", "--no-print-directory", "-n", "release"], capture_output=True, text=True, check=True).stdout
     log = tmp_path / "log"
     (tmp_path / "dvc").write_text(f'#!/bin/sh\necho "$*" >> {log}\n[ "$1" != repro ] || {ends}\n')
     (tmp_path / "dvc").chmod(0o755)
-    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(["sh", "-c", recipe.splitlines()[-1]], env=environment, start_new_session=True, preexec_fn=hears)
-    while status == 130 and process.poll() is None and not (log.exists() and "repro" in log.read_text()):
-        time.sleep(0.05)
+    command, environment = ["sh", "-c", recipe.splitlines()[-1]], os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     if status == 130:
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: what runs in it gets it too
-    assert process.wait(timeout=30) == status
+        ended, _ = interrupt(command, lambda: log.exists() and "repro" in log.read_text(), env=environment)
+    else:
+        ended = subprocess.run(command, env=environment, timeout=30).returncode
+    assert ended == status
     assert log.read_text().splitlines() == ["unfreeze release", "repro -s release", "freeze release"]
 
 
