@@ -72,7 +72,6 @@ terms = joint.Terms(triangulation, uncertainty, smoothness, photometric, consist
 # none; all of it is the target.
 #
 # **Predict:** where in these pictures is there no evidence, and why?
-
 #
 # Two things speak of depth: the matches, triangulated, and a **plane sweep** (`models.sweep`): every pixel tries 32 inverse
 # depths and keeps the one under which the other frames look like it, and like its neighbours' choice. Matches are exact
@@ -140,8 +139,7 @@ moments = {
     f"at {share:.0%}": sampling_weights(scores, share / curriculum, easy_share)
     for share in (0.0, curriculum / 2, curriculum)
 }
-ranked = {name: (np.arange(len(w)), np.sort(w)[::-1]) for name, w in moments.items()}
-plots.save_figure(plots.learning_curves(ranked, "rank of the shot", "sampling weight"), figures / "curriculum.png")
+plots.save_figure(plots.ranked_weights(moments), figures / "curriculum.png")
 
 # %% [markdown]
 # ## Training

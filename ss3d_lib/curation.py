@@ -28,7 +28,7 @@ from ss3d_lib.progress import silent
 
 DECODE_SHORT_SIDE_PX = 288  # twice the working size: enough for any crop, and a long video still fits in memory
 LOOK_AHEAD = 32  # frames at the end of a block that may still belong to a fade
-VERSION = 1  # change it when the shots that come out change: finished work of another version is not reused
+VERSION = 2  # change it when the shots that come out change: finished work of another version is not reused
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+FREE = "free some space (.venv-render and old folders below results/ can be made again)"  # what to do about a full disk
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # a disk that takes no more is no fault of one file: all stop
 
 
@@ -50,8 +51,8 @@ def disk_errors_name(path: str | Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and str(error).endswith("written"))  # so says numpy
         if not full or error.filename is not None:
             raise
-        remedy = "free some space (.venv-render and old folders below results/ can be made again), then the same command goes on"
-        raise OSError(errno.ENOSPC, f"the disk is full: {remedy}", str(path)) from error
+        remedy = f"the disk is full: {FREE}, then the same command goes on"
+        raise OSError(errno.ENOSPC, remedy, str(path)) from error
 
 
 def require_place(path: str | Path) -> None:
@@ -139,7 +140,7 @@ def require_free_space(folder: str | Path, need_bytes: float) -> None:
     if free_bytes < need_bytes:
         raise OSError(
             f"{folder} needs {need_bytes / 1e9:.2f} GB and its disk has {free_bytes / 1e9:.2f} GB left: "
-            "free some space (.venv-render and old folders below results/ can be made again) or process fewer videos"
+            f"{FREE} or process fewer videos"
         )
 
 

@@ -51,11 +51,8 @@ def run_jobs(
 
 
 def _in_processes(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[tuple[tuple, Any, str]]:
-    waiting, suspects = iter(jobs), []
-    while True:
-        suspects = yield from _until_a_crash(function, waiting, min(workers, len(jobs)))
-        if not suspects:
-            return
+    waiting = iter(jobs)
+    while suspects := (yield from _until_a_crash(function, waiting, min(workers, len(jobs)))):
         for job in suspects:
             yield (job, *_alone(function, job))
 

@@ -271,13 +271,16 @@ def loss_curves(history: Mapping[str, np.ndarray], title: str = "", window: int 
 
 
 def map_panel(rows: Sequence[Mapping[str, np.ndarray]]) -> Figure:
-    """Rows of named panels: (H, W, 3) is shown as a picture, (H, W) as a map with its own colour bar."""
+    """Rows of named panels: (H, W, 3) is shown as a picture, (H, W) as a map with its own colour bar; "none" where it is
+    nan throughout."""
     figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=(2.6 * len(rows[0]), 1.75 * len(rows)), squeeze=False)
     for index, row in enumerate(rows):
         for axis, (name, values) in zip(axes[index], row.items()):
             drawn = axis.imshow(values, cmap=INVERSE_DEPTH_CMAP)
             axis.set(xticks=[], yticks=[], title=name if index == 0 else "")
-            if values.ndim == 2:
+            if np.isnan(values).all():
+                axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", va="center")
+            elif values.ndim == 2:
                 figure.colorbar(drawn, ax=axis, fraction=0.046)
     figure.tight_layout()
     return figure
@@ -332,6 +335,16 @@ def arrows(vectors: Mapping[str, np.ndarray]) -> Figure:
     low, high = ends.min(0) - 0.3, ends.max(0) + 0.3
     axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
     axis.legend(fontsize=7, loc="best")
+    return figure
+
+
+def ranked_weights(weights: Mapping[str, np.ndarray]) -> Figure:
+    """Sampling weights (N,) of the shots, the largest first, one line per name."""
+    figure, axis = plt.subplots(figsize=(5.5, 3.2))
+    for name, values in weights.items():
+        axis.stairs(np.sort(values)[::-1], label=name, baseline=None, lw=1.5)
+    axis.set(xlabel="rank of the shot", ylabel="sampling weight")
+    axis.legend(fontsize=8)
     return figure
 
 

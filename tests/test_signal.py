@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from made_shots import KINDS, make_shot
 
 from ss3d_lib import borders, curation, flatmotion, signal, twoframe, video
+from ss3d_lib.flow import grey
 from ss3d_lib.rigidity import rigid_support
 
 SIZE = (144, 240)
@@ -85,6 +86,28 @@ def test_still_share_tells_a_tripod_from_a_drift():
     tripod = np.concatenate([rng.uniform(0, 0.15, 500), rng.uniform(3, 6, 500)])
     drift = rng.uniform(0, 3, 1000)
     assert twoframe.still_share(tripod) > 0.45 and twoframe.still_share(drift) < 0.03
+
+
+def terms(**values) -> twoframe.PairTerms:
+    return twoframe.PairTerms(**{**vars(twoframe.NOTHING), "matched": 0.9, **values})
+
+
+def test_one_shake_does_not_make_a_tripod_a_moving_camera():
+    shaken = {4: terms(still=0.5), 8: terms(still=0.5), 16: terms(still=0.6), 32: terms(still=0.0)}
+    assert signal.still_share(shaken, best=8) == 0.6
+    leaving = {8: terms(still=0.3), 16: terms(still=0.02), 32: terms(still=0.9, matched=0.3)}  # the last matches by chance
+    assert signal.still_share(leaving, best=8) == 0.02 and signal.still_share(leaving, best=16) == 0.02
+
+
+def test_a_frame_is_matched_once():
+    """The best stride is asked at the middle of the shot first; the closer look keeps what is known."""
+    images = grey(make_shot("multi_view", 3))
+    table = signal.measure(images)
+    best = signal.best_stride(table)
+    assert [len(found.matches) for stride, found in table.items() if stride == best] == [signal.SAMPLES]
+    again = signal._measure_stride(images, best, signal.SAMPLES, table[best].matches)
+    assert all(again.matches[frame] is found for frame, found in table[best].matches.items())
+    assert again.terms == table[best].terms
 
 
 @cache
