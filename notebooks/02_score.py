@@ -73,9 +73,9 @@ plots.save_figure(plots.pair_anatomy(frames[0], first, layers), out / "figures" 
 
 # %% [markdown]
 # ## From pairs to a shot
-# The middle frame of the shot, with an earlier and a later one, at strides of 1, 2, 4 ... 32 frames: slow cameras need wide
-# strides. At the stride where most can be learnt, two more frames of the shot are asked, and the score is taken there; but
-# what stands still is told better at wider strides, where a slow camera has left it and a tripod has not:
+# Three frames of the shot, each with an earlier and a later one, at strides of 1, 2, 4 ... 32 frames: slow cameras need wide
+# strides. The score is taken at the stride where most can be learnt; but what stands still is told at wider ones, where a
+# slow camera has left it behind and a tripod has not:
 #
 # $$ s = \underbrace{r(v)}_{\text{visible}} \cdot \underbrace{r(m)}_{\text{matched}} \cdot
 # \underbrace{\sqrt{r(p)\,r(c)}}_{\text{parallax, its spread}} \cdot \underbrace{r(e)}_{\text{epipolar}} \cdot

@@ -24,7 +24,7 @@ from ss3d_lib.rigidity import rigid_support
 STRIDES = (1, 2, 4, 8, 16, 32)  # frames apart; the score is taken at the best of them
 MIDDLE_STRIDE = 4  # measured first
 ENOUGH_PX = 4.0  # the middle of PARALLAX_PX on a log scale: no need to look farther
-SAMPLES = 3  # frames at the best stride, spread over the shot; each is matched with an earlier and a later one
+SAMPLES = 3  # frames per stride, spread over the shot; each is matched with an earlier and a later one
 MIN_FRAMES_LEFT = 6  # a training clip needs that many frames at the chosen stride
 PARALLAX_PX = (2.0, 8.0)  # best for training: well above the noise of flow, well within its reach
 SUBJECT = 0.2  # a region of this share moving at once fills the view: a subject, not a passer-by
@@ -60,7 +60,7 @@ def shot_signal(frames: np.ndarray, min_score: float = KEPT) -> Signal:
     images = grey(frames)
     table = measure(images)
     terms = {stride: found.terms for stride, found in table.items()}
-    best = best_stride(table)
+    best = max(terms, key=lambda s: usefulness(terms[s]))
     stride = training_stride(terms, len(images))
     at, still = terms[best], still_share(terms, best)
     rigid = rigid_share(table, best, images.shape[1:])
@@ -83,16 +83,15 @@ def reading_stride(found: Signal, frames: int) -> int:
 
 @dataclass(frozen=True)
 class StrideFound:
-    """What was found at one stride: each sampled frame's matches, the terms of each pair, and their medians."""
+    """What was found at one stride: the median terms, those of each pair, and each sampled frame's matches."""
 
-    matches: dict[int, tuple[twoframe.Matches | None, twoframe.Matches]]  # with an earlier and with a later frame
-    pairs: list[twoframe.PairTerms]
     terms: twoframe.PairTerms
+    pairs: list[twoframe.PairTerms]
+    matches: list[tuple[twoframe.Matches | None, twoframe.Matches]]
 
 
-def measure(images: np.ndarray) -> dict[int, StrideFound]:
-    """Measure images (T,H,W) uint8 at several strides: at all of them around the middle of the shot, then at the best
-    one around SAMPLES frames spread over the shot.
+def measure(images: np.ndarray, samples: int = SAMPLES) -> dict[int, StrideFound]:
+    """Measure images (T,H,W) uint8 at several strides, on `samples` frames spread over the shot.
 
     From a middle stride down while the pairs are too far apart, then up while there is little parallax: fast shots
     are not asked at wide strides, nor slow ones at narrow strides.
@@ -101,28 +100,24 @@ def measure(images: np.ndarray) -> dict[int, StrideFound]:
     middle = max(s for s in allowed if s <= MIDDLE_STRIDE)
     table: dict[int, StrideFound] = {}
     for stride in [s for s in reversed(allowed) if s <= middle]:
-        table[stride] = _measure_stride(images, stride, 1)
+        table[stride] = _measure_stride(images, stride, samples)
         if table[stride].terms.parallax_px < ENOUGH_PX and table[stride].terms.matched > 0.6:
             break
     for stride in [s for s in allowed if s > middle]:
         widest = table[max(table)].terms
         if widest.matched < 0.3 or widest.parallax_px > ENOUGH_PX:
             break
-        table[stride] = _measure_stride(images, stride, 1)
-    measured: set[int] = set()
-    while (best := best_stride(table)) not in measured:  # a closer look may make another one the best
-        table[best] = _measure_stride(images, best, SAMPLES, table[best].matches)
-        measured.add(best)
+        table[stride] = _measure_stride(images, stride, samples)
     return dict(sorted(table.items()))
 
 
-def _measure_stride(images: np.ndarray, stride: int, samples: int, known: dict | None = None) -> StrideFound:
+def _measure_stride(images: np.ndarray, stride: int, samples: int) -> StrideFound:
     """Each sampled frame is matched with the one a stride before and the one a stride after it, where there is one."""
     first, last = (stride, len(images) - 1 - stride) if 2 * stride < len(images) else (0, len(images) - 1 - stride)
-    sampled = np.unique(np.linspace(first, last, samples + 2)[1:-1].round().astype(int)).tolist()
-    matches = {frame: (known or {}).get(frame) or _match_around(images, frame, stride) for frame in sampled}
-    pairs = [twoframe.pair_terms(m, images.shape[1:]) for around in matches.values() for m in around if m is not None]
-    return StrideFound(matches, pairs, twoframe.median_terms(pairs))
+    middles = np.unique(np.linspace(first, last, samples + 2)[1:-1].round().astype(int))
+    matches = [_match_around(images, int(middle), stride) for middle in middles]
+    pairs = [twoframe.pair_terms(m, images.shape[1:]) for around in matches for m in around if m is not None]
+    return StrideFound(twoframe.median_terms(pairs), pairs, matches)
 
 
 def _match_around(images: np.ndarray, middle: int, stride: int) -> tuple[twoframe.Matches | None, twoframe.Matches]:
@@ -130,14 +125,9 @@ def _match_around(images: np.ndarray, middle: int, stride: int) -> tuple[twofram
     return before, twoframe.find_matches(images[middle], images[middle + stride])
 
 
-def best_stride(table: dict[int, StrideFound]) -> int:
-    """The stride whose pairs are the most useful ones."""
-    return max(table, key=lambda stride: usefulness(table[stride].terms))
-
-
 def rigid_share(table: dict[int, StrideFound], best: int, size: tuple[int, int]) -> float:
     """Median rigid support of the frames sampled at the best stride and at half of it; 0 where nothing can be told."""
-    triples = [m for s in {best, best // 2} & set(table) for m in table[s].matches.values() if m[0] is not None]
+    triples = [m for s in {best, best // 2} & set(table) for m in table[s].matches if m[0] is not None]
     support = [rigid_support(before, after, size) for before, after in triples]
     known = [value for value in support if np.isfinite(value)]
     return float(np.median(known)) if known else 0.0
@@ -149,11 +139,16 @@ def usefulness(terms: twoframe.PairTerms) -> float:
     return terms.matched * ramp(terms.parallax_px, 0.0, low) * min(1.0, high / max(terms.parallax_px, 1e-6))
 
 
+def _widest(terms: dict[int, twoframe.PairTerms]) -> int:
+    """The widest stride that still matches half of the picture."""
+    return max((s for s in terms if terms[s].matched > 0.5), default=min(terms))
+
+
 def still_share(terms: dict[int, twoframe.PairTerms], best: int) -> float:
-    """The largest share that stands still at the strides wider than the best one: what a moving camera leaves behind
-    there, if it left it at the best one; a tripod keeps its background, though it may shake at one of them."""
+    """The largest share that stands still at the strides wider than the best one: a slow camera has left it behind there,
+    and a tripod keeps its background, even if it shakes at one of them."""
     wider = [s for s in terms if s > best and terms[s].matched > 0.5]
-    return max(terms[s].still for s in wider or [best])
+    return max(terms[s].still for s in wider or [_widest(terms)])
 
 
 def training_stride(terms: dict[int, twoframe.PairTerms], frames: int) -> int:
@@ -215,7 +210,7 @@ def is_frozen(images: np.ndarray) -> bool:
 def why(table: dict[int, StrideFound], best: int, factors: dict[str, float], images: np.ndarray) -> str:
     """The name of what a rejected shot shows instead of a rigid scene from several places."""
     terms = {stride: found.terms for stride, found in table.items()}
-    at, wide = terms[best], _look_closer(table, images)
+    at, wide = terms[best], table[_widest(terms)]
     if at.visible < 0.1:
         return "too_dark" if images.mean() < 40 else "textureless"
     if max(still_share(terms, best), at.still) > 0.1:
@@ -225,17 +220,8 @@ def why(table: dict[int, StrideFound], best: int, factors: dict[str, float], ima
         return "dynamic_subject" if near.subject > SUBJECT else "static"
     flat = factors["parallax"] < 0.5 and wide.terms.parallax < 0.3
     if flat or wide.terms.parallax_px < 0.5 + 0.03 * wide.terms.flow_px:
-        return flat_kind([m for around in wide.matches.values() for m in around if m is not None], images.shape[1:])
+        return flat_kind([m for around in wide.matches for m in around if m is not None], images.shape[1:])
     return "dynamic_subject"
-
-
-def _look_closer(table: dict[int, StrideFound], images: np.ndarray) -> StrideFound:
-    """SAMPLES frames at the widest stride at which half of the picture matches around them, not only in the middle."""
-    for stride in sorted((s for s in table if table[s].terms.matched > 0.5), reverse=True):
-        closer = _measure_stride(images, stride, SAMPLES, table[stride].matches)
-        if closer.terms.matched > 0.5:
-            return closer
-    return table[min(table)]
 
 
 def flat_kind(pairs: list[twoframe.Matches], size: tuple[int, int]) -> str:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from made_shots import KINDS, make_shot
 
 from ss3d_lib import borders, curation, flatmotion, signal, twoframe, video
-from ss3d_lib.flow import grey
 from ss3d_lib.rigidity import rigid_support
 
 SIZE = (144, 240)
@@ -97,17 +96,6 @@ def test_one_shake_does_not_make_a_tripod_a_moving_camera():
     assert signal.still_share(shaken, best=8) == 0.6
     leaving = {8: terms(still=0.3), 16: terms(still=0.02), 32: terms(still=0.9, matched=0.3)}  # the last matches by chance
     assert signal.still_share(leaving, best=8) == 0.02 and signal.still_share(leaving, best=16) == 0.02
-
-
-def test_a_frame_is_matched_once():
-    """The best stride is asked at the middle of the shot first; the closer look keeps what is known."""
-    images = grey(make_shot("multi_view", 3))
-    table = signal.measure(images)
-    best = signal.best_stride(table)
-    assert [len(found.matches) for stride, found in table.items() if stride == best] == [signal.SAMPLES]
-    again = signal._measure_stride(images, best, signal.SAMPLES, table[best].matches)
-    assert all(again.matches[frame] is found for frame, found in table[best].matches.items())
-    assert again.terms == table[best].terms
 
 
 @cache
