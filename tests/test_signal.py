@@ -182,3 +182,12 @@ def test_real_clips(shared_data):
     positive = [scores[n] for n, kind in kinds.items() if kind == "multi_view"]
     negative = [scores[n] for n, kind in kinds.items() if kind not in ("multi_view", "cuts")]
     assert sum(p <= n for p in positive for n in negative) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [1, 2, 3, 4])
+def test_a_real_tripod_at_any_frame_rate(shared_data, every):
+    """A crowd before a fixed camera: its parallax fits one epipolar geometry, but the background stays where it is."""
+    frames = video.to_working(video.read_video(shared_data / "videos" / "static_crowd.mp4")[0])[0]
+    found = signal.shot_signal(frames[::every])
+    assert found.score < 0.1 and found.reason in ("static", "dynamic_subject")
