@@ -123,9 +123,7 @@ def error_curves(errors: Mapping[str, np.ndarray], xlabel: str, limit: float) ->
     return figure
 
 
-def metric_bars(
-    figures: Mapping[str, Mapping[str, float]], key: str, title: str, factor: float = 1.0, axis=None
-) -> Figure:
+def metric_bars(figures: Mapping[str, Mapping[str, float]], key: str, title: str, factor: float = 1.0, axis=None) -> Figure:
     """One bar per row that has the metric, with its interval; the value is written beside the bar."""
     rows = [row for row in figures if key in figures[row]]
     values = np.array([factor * figures[row][key] for row in rows])
@@ -141,9 +139,7 @@ def metric_bars(
     return axis.figure
 
 
-def set_bars(
-    figures: Mapping[str, Mapping[str, float]], columns: Mapping[str, tuple[str, float]], title: str
-) -> Figure:
+def set_bars(figures: Mapping[str, Mapping[str, float]], columns: Mapping[str, tuple[str, float]], title: str) -> Figure:
     """A panel per metric {key: (heading, factor)} of one set, rows as bars."""
     keys = [key for key in columns if any(key in row for row in figures.values())]
     wide = min(3, len(keys))
@@ -201,9 +197,7 @@ def term_strips(terms: Mapping[str, np.ndarray], groups: Sequence[str]) -> Figur
     figure, axes = plt.subplots(1, len(terms), figsize=(1.9 * len(terms), 3), sharey=True, squeeze=False)
     order = sorted(set(groups), key=lambda name: (name != "signal", name))
     for axis, (name, values) in zip(axes[0], terms.items()):
-        sns.stripplot(
-            x=values, y=list(groups), order=order, hue=list(groups), hue_order=order, size=3.5, ax=axis, legend=False
-        )
+        sns.stripplot(x=values, y=list(groups), order=order, hue=list(groups), hue_order=order, size=3.5, ax=axis, legend=False)
         axis.set(xlabel=name, ylabel="")
     figure.tight_layout()
     return figure
@@ -215,9 +209,7 @@ def pair_anatomy(image: np.ndarray, points: np.ndarray, layers: Mapping[str, np.
     show_image(axes[0], image, "frame")
     for axis, (name, values) in zip(axes[1:], layers.items()):
         show_image(axis, np.full_like(image, 235), name)
-        drawn = axis.scatter(
-            *points.T, c=values, s=3, cmap=ERROR_CMAP, vmin=0, vmax=max(np.quantile(values, 0.97), 1e-3)
-        )
+        drawn = axis.scatter(*points.T, c=values, s=3, cmap=ERROR_CMAP, vmin=0, vmax=max(np.quantile(values, 0.97), 1e-3))
         figure.colorbar(drawn, ax=axis, fraction=0.046)
     figure.tight_layout()
     return figure
@@ -233,9 +225,7 @@ def change_curve(change: np.ndarray, marks: Sequence[int], ylabel: str) -> Figur
     return figure
 
 
-def residual_curves(
-    candidates: np.ndarray, curves: Mapping[str, np.ndarray], true: Mapping[str, float] | None = None
-) -> Figure:
+def residual_curves(candidates: np.ndarray, curves: Mapping[str, np.ndarray], true: Mapping[str, float] | None = None) -> Figure:
     """Epipolar residual against the focal length (in image widths, log axis), one line each; dots mark the truth."""
     figure, axis = plt.subplots(figsize=(6, 3))
     for name, curve in curves.items():
