@@ -190,15 +190,13 @@ def _exposure_rest(image: np.ndarray, target: np.ndarray) -> float:
 
 
 def still_share(small: np.ndarray) -> float:
-    """Share of the pixels that do not change, but for noise and compression, over the whole of `small` (32 of its frames
-    tell)."""
+    """Share of the pixels that do not change, but for noise and compression, over the whole of `small`: some forty of its
+    frames tell."""
     spread = small[:: max(1, len(small) // 32)].astype(np.float32).std(0).max(-1)
     return float((spread < STILL_SPREAD).mean())
 
 
 def _join_stills(small: np.ndarray, ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    if len(ranges) == 1:
-        return ranges
     joined: list[tuple[int, int]] = []
     was_still = False
     for start, end in ranges:

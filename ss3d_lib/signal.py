@@ -62,7 +62,7 @@ def shot_signal(frames: np.ndarray, min_score: float = KEPT) -> Signal:
     terms = {stride: found.terms for stride, found in table.items()}
     best = max(terms, key=lambda s: usefulness(terms[s]))
     stride = training_stride(terms, len(images))
-    at, still = terms[best], still_share(terms, best)
+    at, still = terms[best], still_beyond(terms, best)
     rigid = rigid_share(table, best, images.shape[1:])
     factors = score_factors(at, rigid, still)
     luma = float(images[:: max(1, len(images) // 8)].mean())
@@ -144,7 +144,7 @@ def _widest(terms: dict[int, twoframe.PairTerms]) -> int:
     return max((s for s in terms if terms[s].matched > 0.5), default=min(terms))
 
 
-def still_share(terms: dict[int, twoframe.PairTerms], best: int) -> float:
+def still_beyond(terms: dict[int, twoframe.PairTerms], best: int) -> float:
     """The largest share that stands still at the strides wider than the best one: a slow camera has left it behind there,
     and a tripod keeps its background, even if it shakes at one of them."""
     wider = [s for s in terms if s > best and terms[s].matched > 0.5]
@@ -213,7 +213,7 @@ def why(table: dict[int, StrideFound], best: int, factors: dict[str, float], ima
     at, wide = terms[best], table[_widest(terms)]
     if at.visible < 0.1:
         return "too_dark" if images.mean() < 40 else "textureless"
-    if max(still_share(terms, best), at.still) > 0.1:
+    if max(still_beyond(terms, best), at.still) > 0.1:
         if is_frozen(images):
             return "slideshow"
         near = table[max((s for s in table if s <= MIDDLE_STRIDE), default=min(table))].terms

@@ -93,9 +93,9 @@ def terms(**values) -> twoframe.PairTerms:
 
 def test_one_shake_does_not_make_a_tripod_a_moving_camera():
     shaken = {4: terms(still=0.5), 8: terms(still=0.5), 16: terms(still=0.6), 32: terms(still=0.0)}
-    assert signal.still_share(shaken, best=8) == 0.6
+    assert signal.still_beyond(shaken, best=8) == 0.6
     leaving = {8: terms(still=0.3), 16: terms(still=0.02), 32: terms(still=0.9, matched=0.3)}  # the last matches by chance
-    assert signal.still_share(leaving, best=8) == 0.02 and signal.still_share(leaving, best=16) == 0.02
+    assert signal.still_beyond(leaving, best=8) == 0.02 and signal.still_beyond(leaving, best=16) == 0.02
 
 
 @cache
