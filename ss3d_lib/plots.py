@@ -196,6 +196,7 @@ def term_strips(terms: Mapping[str, np.ndarray], groups: Sequence[str]) -> Figur
     """One panel per term (N,), one dot per shot, grouped by what the shot was found to be."""
     figure, axes = plt.subplots(1, len(terms), figsize=(1.9 * len(terms), 3), sharey=True, squeeze=False)
     order = sorted(set(groups), key=lambda name: (name != "signal", name))
+    np.random.seed(0)  # noqa: NPY002 (the jitter of seaborn draws from here: the same figure every time)
     for axis, (name, values) in zip(axes[0], terms.items()):
         sns.stripplot(x=values, y=list(groups), order=order, hue=list(groups), hue_order=order, size=3.5, ax=axis, legend=False)
         axis.set(xlabel=name, ylabel="")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_shots import make_shot
 
-from ss3d_lib import flow, score, video
+from ss3d_lib import flow, plots, score, video
 from ss3d_lib.curation import curate_videos
 
 
@@ -67,3 +67,12 @@ def test_cached_flow_is_in_working_px(tmp_path):
     inner = (slice(None), slice(10, -10), slice(15, -15))
     assert np.abs(np.median(forward[inner].astype(float), axis=(0, 1, 2)) - (6, 0)).max() < 0.1
     assert np.abs(np.median(backward[inner].astype(float), axis=(0, 1, 2)) + (6, 0)).max() < 0.1
+
+
+def test_the_figure_of_the_terms_is_the_same_every_time(tmp_path):
+    """The dots are shaken apart at random, but always in the same way: figures are versioned."""
+    terms, kinds = {"matched": np.linspace(0, 1, 20), "still": np.zeros(20)}, ["signal", "static"] * 10
+    first, again = (tmp_path / name for name in ("first.png", "again.png"))
+    for path in (first, again):
+        plots.save_figure(plots.term_strips(terms, kinds), path)
+    assert first.read_bytes() == again.read_bytes()
