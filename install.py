@@ -70,7 +70,8 @@ def main():
     print("installing the packages of requirements.lock into .venv (about 7 GB)", flush=True)
     run(PYTHON, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", pin)
     # compiled now, once: where Python may not write bytecode, every process of every stage would do it again
-    uv_install = (PYTHON, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", PYTHON)
+    # the certificates of the system, as pip does: a university or a company may have its own
+    uv_install = (PYTHON, "-m", "uv", "pip", "install", "--quiet", "--system-certs", "--compile-bytecode", "--python", PYTHON)
     run(*uv_install, "--require-hashes", "-r", LOCK)
     run(*uv_install, "--no-deps", "--no-build-isolation", "--editable", ROOT)
     STAMP.write_text(fingerprint())
