@@ -262,18 +262,18 @@ def loss_curves(history: Mapping[str, np.ndarray], title: str = "", window: int 
 
 
 def map_panel(rows: Sequence[Mapping[str, np.ndarray]]) -> Figure:
-    """Rows of named panels: (H, W, 3) is shown as a picture, (H, W) as a map with its own colour bar; "none" where it is
-    nan throughout."""
-    figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=(2.6 * len(rows[0]), 1.75 * len(rows)), squeeze=False)
+    """Rows of named panels: pictures (H, W, 3), and maps (H, W) with a colour bar each, or "none" where all is nan."""
+    size = (2.6 * len(rows[0]), 1.75 * len(rows))
+    figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=size, squeeze=False, layout="compressed")
     for index, row in enumerate(rows):
         for axis, (name, values) in zip(axes[index], row.items()):
             drawn = axis.imshow(values, cmap=INVERSE_DEPTH_CMAP)
-            axis.set(xticks=[], yticks=[], title=name if index == 0 else "")
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(name if index == 0 else "", fontsize=8)
             if np.isnan(values).all():
                 axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", va="center")
             elif values.ndim == 2:
                 figure.colorbar(drawn, ax=axis, fraction=0.046)
-    figure.tight_layout()
     return figure
 
 
