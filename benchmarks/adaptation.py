@@ -1,10 +1,12 @@
-"""What label-free adaptation to one real video is worth: `python -m benchmarks.adaptation`, about 14 minutes of one core.
+"""What adaptation to one real video is worth: `python -m benchmarks.adaptation`, about 20 minutes of one core.
 
 The depth network is fine-tuned as in notebook 08, with its settings, on the first half of a real sequence (redkitchen of
 7-Scenes, frames 0 to 199; no label is read), and judged on the second half (200 to 399) with ground truth: AbsRel after
-scaling each image by its median, by the protocol of notebook 07. Nothing is chosen by what the judge says. Three starts:
+scaling each image by its median, by the protocol of notebook 07. Nothing is chosen by what the judge says. The starts:
 
 - student: the checkpoint that `make repro` ends with; released: the checkpoint that is shipped.
+- student_labels, released_labels: the same, trained with the true depth of the first half (ss3d_lib.labels, notebook 16): how
+  much there is to gain for this network.
 - scratch: a depth network that has seen nothing else. Matches and focal length are the student's, in its favour: with
   untrained ones they, and not the depth network, would be judged.
 
@@ -26,17 +28,15 @@ import copy
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ss3d_lib import finetuning
+from ss3d_lib import finetuning, labels
 from ss3d_lib.checkpoints import load_model
 from ss3d_lib.commands import whole
-from ss3d_lib.data import Shot
 from ss3d_lib.datasets import DatasetError, EvalClip, load_sequence
 from ss3d_lib.files import write_json
 from ss3d_lib.joint import Terms
@@ -48,21 +48,9 @@ from ss3d_lib.training import Plan
 
 SEQUENCE = Path("../shared/data/sequences/redkitchen")
 CHECKPOINTS = {"student": "results/distill/student.safetensors", "released": "results/release/student.safetensors"}
+LABELS = "_labels"  # ends the name of a start that is trained with the truth
 STEPS, POINTS = 150, 5  # on validation videos 180 were worse than 90; a fifth of the steps between two points of a curve
 METRIC = "absrel_median"
-
-
-def later(clip: EvalClip, first: int) -> EvalClip:
-    """The frames of a clip from `first` on, with the truth that belongs to them."""
-    chosen = clip.depth_frames >= first
-    return replace(
-        clip,
-        frames=clip.frames[first:],
-        intrinsics=clip.intrinsics[first:],
-        poses_c2w=None if clip.poses_c2w is None else clip.poses_c2w[first:],
-        depth_m=clip.depth_m[chosen],
-        depth_frames=clip.depth_frames[chosen] - first,
-    )
 
 
 def judge_of(clip: EvalClip) -> Callable[[ClipNet], float]:
@@ -77,21 +65,24 @@ def starts_of(seed: int) -> dict[str, ClipNet]:
     torch.manual_seed(seed)
     scratch = copy.deepcopy(starts["student"])
     scratch.depth_net = ClipNet(scratch.size).depth_net
-    return starts | {"scratch": scratch.eval()}
+    return {f"{name}{LABELS}": model for name, model in starts.items()} | starts | {"scratch": scratch.eval()}
 
 
-def curves_of(shot: Shot, judge: Callable[[ClipNet], float], steps: int, seeds: int) -> pd.DataFrame:
+def curves_of(early: labels.LabelledShot, judge: Callable[[ClipNet], float], steps: int, seeds: int) -> pd.DataFrame:
     """The learning curves of all starts and seeds: start, seed, step, error."""
     settings = stage_values("finetune")
     terms = Terms(**{name: settings[name] for name in Terms.__dataclass_fields__ if name in settings})
+    without = finetuning.without_labels([early.shot], settings["images"], terms)
+    taught = labels.with_labels([early], settings["images"], terms)
     curves = []
     for seed in range(seeds):
         for name, model in starts_of(seed).items():
             rate = settings["scratch_rate" if name == "scratch" else "learning_rate"]
             plan = Plan(steps, rate, warmup_steps=max(1, steps // 10), seed=seed, save_every=max(1, steps // POINTS))
+            objective = taught if name.endswith(LABELS) else without
             with tempfile.TemporaryDirectory() as folder:
                 label = f"{name}, seed {seed}"
-                _, curve = finetuning.adapt(model, [shot], judge, settings["images"], terms, plan, Path(folder), label, pretrained=name != "scratch")
+                _, curve = finetuning.adapt(model, objective, judge, plan, Path(folder), label, pretrained=name != "scratch")
             curves.append(curve.assign(start=name, seed=seed))
             print(f"{label}:", *(f"{error:.4f}" for error in curve.error), flush=True)
     return pd.concat(curves, ignore_index=True)
@@ -135,14 +126,14 @@ def main(arguments: list[str] | None = None) -> int:
         clip = load_sequence(options.sequence)
         if clip.depth_m is None:
             raise DatasetError(f"{options.sequence}: has no depth to judge by")
-        half = len(clip.frames) // 2
-        shot = finetuning.frames_shot(clip.name, clip.frames[:half], settings["min_score"])
+        (first,), (second,) = labels.split([clip], 0.5)
+        early = labels.label_clip(first, settings["min_score"])
         starts_of(0)
     except (DatasetError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    found = summary(curves_of(shot, judge_of(later(clip, half)), options.steps, options.seeds))
-    about = {"sequence": clip.name, "frames": half, "stride": shot.stride, "images": settings["images"]}
+    found = summary(curves_of(early, judge_of(second), options.steps, options.seeds))
+    about = {"sequence": clip.name, "frames": len(first.frames), "stride": early.shot.stride, "images": settings["images"]}
     about |= {"seeds": options.seeds, "threads": threads, "torch": torch.__version__}
     write_json(options.out, about | found, digits=4)
     for name, values in found.items():

@@ -99,6 +99,7 @@ pd.DataFrame(facts, columns=["shot", "frames", "train on", "stride", "score", "f
 # %%
 starts = {"student": student, "stage 2": stage2, "scratch": ClipNet(student.size).eval()}
 judge = lambda net: experts.mean_error(net.depth_net, held_out)  # noqa: E731
+objective = finetuning.without_labels(early, images, terms)
 adapted, curves = {}, {}
 for name, start in starts.items():
     rate = scratch_rate if name == "scratch" else learning_rate
@@ -106,7 +107,7 @@ for name, start in starts.items():
     plan = Plan(steps, learning_rate=rate, warmup_steps=warmup, seed=seed, save_every=measure_every)
     folder = work / name.replace(" ", "")
     adapted[name], curves[name] = finetuning.adapt(
-        start, early, judge, images, terms, plan, folder, f"from {name}", pretrained=name != "scratch"
+        start, objective, judge, plan, folder, f"from {name}", pretrained=name != "scratch"
     )
 drawn = {name: (curve.step.to_numpy(), curve.error.to_numpy()) for name, curve in curves.items()}
 plots.save_figure(plots.learning_curves(drawn, "step", "held-out |log error| of depth"), figures / "curves.png")
@@ -148,6 +149,7 @@ metrics
 # %% [markdown]
 # ## Recap
 # - Adaptation needs no label and no calibration: flow, geometry, a minute.
+# - With labels: notebook 16.
 # - Pretraining is worth what the curves say: the steps that training from scratch needs to catch up.
 # - A lower self-supervised error is not yet a lower error of depth: notebook 07 judges checkpoints with ground truth
 #   (`python -m ss3d_lib.evaluate --checkpoint results/finetune/adapted.safetensors ...`). On the real sequence redkitchen,

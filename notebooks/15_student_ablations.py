@@ -19,7 +19,7 @@
 #
 # **Outputs.** `results/student_ablations/metrics.json` (mean and spread of each row), `table.md`, `figures/`.
 #
-# **Time and memory.** Default: about 20 minutes on 2 cores, 4 GB; so `dvc repro` does not run it, but
+# **Time and memory.** Default: about 50 minutes on 2 cores with AVX-512, twice that without, 4 GB; so `dvc repro` does not run it, but
 # `dvc repro ablations/dvc.yaml` does. Stopped at any moment, the same command goes on. Smoke: a minute.
 #
 # **The number you should get.** For each row, its mean, and a sentence that says whether it differs from `student` by more
@@ -131,4 +131,4 @@ assert same
 print("it is in it: seed 0, but for one thread instead of two, whose sums round differently")
 
 # %% [markdown]
-# Back to the map: [00 · Start here](00_start_here.ipynb)
+# Next: [16 · A few labels](16_few_labels.ipynb). Or back to the map: [00 · Start here](00_start_here.ipynb)

@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from ss3d_lib.curation import CurateSettings, curate_video
 from ss3d_lib.data import Shot, generator, save_cameras, save_stereo
@@ -120,18 +121,33 @@ def last_frames(shots: Sequence[Shot], share: float, terms: Terms, per_shot: int
     return batches
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What a network is adapted to: the terms of a fresh batch ("loss" is their sum), and all that they depend on."""
+
+    loss: Callable[[ClipNet, torch.Generator], dict[str, Tensor]]
+    shots: list[Shot]
+    facts: tuple
+
+
+def without_labels(shots: list[Shot], images: int, terms: Terms) -> Objective:
+    """The loss of stage 2 on the shots, each drawn by its score and its length: `images` a step."""
+    weights = np.array([shot.score * len(shot.frames) for shot in shots])
+    return Objective(
+        lambda model, rng: joint_loss(model, shots, weights, images, terms, rng), shots, (weights, images, terms)
+    )
+
+
 def adapt(
     model: ClipNet,
-    shots: list[Shot],
+    objective: Objective,
     judge: Callable[[ClipNet], float],
-    images: int,
-    terms: Terms,
     plan: Plan,
     folder: Path,
     label: str,
     pretrained: bool = True,
 ) -> tuple[ClipNet, pd.DataFrame]:
-    """A copy of the model whose depth network was trained on the shots; and its learning curve (step, error).
+    """A copy of the model whose depth network was trained for the objective; and its learning curve (step, error).
 
     The curve is what `judge` says of the network (the less the better), and nothing is chosen by it; it starts at step 0,
     before any training, and has a row per rolling checkpoint.
@@ -144,11 +160,10 @@ def adapt(
     adapted = copy.deepcopy(model)
     if pretrained:
         adapted.depth_net = freeze_batch_norm_2d(adapted.depth_net)
-    weights = np.array([shot.score * len(shot.frames) for shot in shots])
     before = judge(adapted)
     history = train(
-        adapted.depth_net, lambda rng: joint_loss(adapted, shots, weights, images, terms, rng), plan, folder, label,
-        fingerprint=fingerprint(model, shots, weights, images, terms, pretrained),
+        adapted.depth_net, lambda rng: objective.loss(adapted, rng), plan, folder, label,
+        fingerprint=fingerprint(model, objective.shots, *objective.facts, pretrained),
         measure=lambda: {"judged": judge(adapted)},
     )
     adapted.depth_net = unfreeze_batch_norm_2d(adapted.depth_net).eval()

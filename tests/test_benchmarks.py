@@ -16,7 +16,7 @@ from test_distillation import made_shot
 
 from benchmarks import adaptation, score, training
 from ss3d_lib import joint
-from ss3d_lib.datasets import DatasetError, EvalClip, kitti, nyu, scenes, sintel, tum
+from ss3d_lib.datasets import DatasetError, kitti, nyu, scenes, sintel, tum
 from ss3d_lib.files import read_json, write_json
 from ss3d_lib.models.depth import DepthNet
 
@@ -343,15 +343,6 @@ def test_missing_results_say_what_to_run(tmp_path, monkeypatch):
 
 
 # --- what adaptation to one sequence is worth -------------------------------------------------------------------
-
-
-def test_only_the_second_half_judges():
-    frames = np.arange(8, dtype=np.uint8).repeat(12).reshape(8, 2, 2, 3)
-    poses, depth = np.stack([shifted(k) for k in range(8)]), np.arange(1.0, 5.0, dtype=np.float32).repeat(4).reshape(4, 2, 2)
-    clip = EvalClip("made", frames, np.tile(np.eye(3), (8, 1, 1)), poses, depth, np.array([0, 3, 4, 6]))
-    late = adaptation.later(clip, 4)
-    assert late.frames[:, 0, 0, 0].tolist() == [4, 5, 6, 7] and late.depth_frames.tolist() == [0, 2]
-    assert late.depth_m[:, 0, 0].tolist() == [3, 4] and late.poses_c2w[0, 0, 3] == 4 and len(late.intrinsics) == 4
 
 
 def test_adaptation_is_summed_up_over_seeds_and_against_the_last_of_scratch():

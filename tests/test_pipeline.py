@@ -17,7 +17,7 @@ from ss3d_lib import graph, notebooks, params, run_notebook, store
 
 ROOT = Path(__file__).resolve().parents[1]
 LABEL_FREE = ("curate", "score", "stage1", "stage2", "experts", "distill", "finetune")
-READS_TRUTH = ("datasets", "evaluate", "baselines", "protocol", "report")  # modules no label-free notebook may import
+READS_TRUTH = ("datasets", "evaluate", "baselines", "protocol", "report", "labels")  # modules no label-free notebook may import
 SETS = ("embedded_test", "sequences")
 MATRIX = {"evaluate": {"checkpoint": "student", "set": "embedded_test"}}
 PARAMS_FILES = ("params.yaml", "params.smoke.yaml")
@@ -102,7 +102,7 @@ def test_the_order_of_the_stages(stages):
 
 def test_a_change_of_distill_runs_what_reads_it_and_nothing_before(stages):
     affected = {name for name in stages if "distill" in upstream(stages, name)}
-    assert affected == {"distill", "finetune", "rivals", "ablations", "compare", *(f"evaluate@student-{name}" for name in SETS)}
+    assert affected == {"distill", "finetune", "few_labels", "rivals", "ablations", "compare", *(f"evaluate@student-{name}" for name in SETS)}
 
 
 def test_every_checkpoint_is_evaluated_and_the_student_on_every_set(stages, written):
