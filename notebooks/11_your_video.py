@@ -44,7 +44,7 @@ from ss3d_lib import drawings, export, plots
 from ss3d_lib.checkpoints import load_model
 from ss3d_lib.curation import curate_video
 from ss3d_lib.files import write_json
-from ss3d_lib.predict import predict_frames
+from ss3d_lib.predict import WHOLE, predict_frames
 from ss3d_lib.signal import reading_stride, shot_signal
 from ss3d_lib.widgets import Slider, explore
 
@@ -63,7 +63,7 @@ model = load_model(checkpoint)
 # **Predict:** which shots of your video will be refused, and why?
 
 # %%
-shots = list(islice(curate_video(video), max_shots))
+shots = list(islice(curate_video(video, WHOLE), max_shots))
 signals = {shot.row.shot: shot_signal(shot.frames) for shot in shots if shot.frames is not None}
 assert signals, f"{video}: no shot can be used: " + "; ".join(f"{s.row.shot}: {s.row.reason}" for s in shots)
 seen = [shot for shot in shots if shot.frames is not None]

@@ -20,18 +20,18 @@ from matplotlib.figure import Figure
 
 from ss3d_lib.checkpoints import load_model
 from ss3d_lib.commands import finish
-from ss3d_lib.curation import DEFAULTS, shot_names, source_stamp
+from ss3d_lib.curation import shot_names, source_stamp
 from ss3d_lib.drawings import show_focal, show_path
 from ss3d_lib.files import DISK, atomic_write, printable
 from ss3d_lib.journal import Journal
 from ss3d_lib.models import ClipNet
 from ss3d_lib.plots import save_figure, show_image, show_inverse_depth, use_style
-from ss3d_lib.predict import DEFAULT_CHECKPOINT, VideoPrediction, predict_video, read_prediction
+from ss3d_lib.predict import DEFAULT_CHECKPOINT, WHOLE, VideoPrediction, predict_video, read_prediction
 from ss3d_lib.progress import progress
 from ss3d_lib.training import fingerprint
 from ss3d_lib.video import VideoError, find_videos
 
-VERSION = 2  # change it when predictions change: videos predicted by another version are predicted again
+VERSION = 3  # change it when predictions change: videos predicted by another version are predicted again
 COLUMNS = ("video", "results", "shot", "start_s", "end_s", "kept", "score", "reason", "focal_share", "focal_low", "focal_high", "trust")
 
 
@@ -61,7 +61,7 @@ def predict_folder(model: ClipNet, path: Path, out: Path) -> pd.DataFrame:
     with Journal(out / "shots.csv.journal") as journal:
         for video, name in progress(results.items(), len(results), "videos"):
             shown = printable(video.relative_to(path) if path.is_dir() else video.name)
-            stamp = f"{VERSION}-{source_stamp(video, DEFAULTS)}-{weights}"
+            stamp = f"{VERSION}-{source_stamp(video, WHOLE)}-{weights}"
             if not (journal.holds(name, stamp) and predictions_exist(journal.get(name), out)):
                 try:
                     journal.add(name, stamp, table_rows(shown, name, predict_video(model, video, out / name)))

@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from ss3d_lib.borders import content_box
 from ss3d_lib.checkpoints import load_model
 from ss3d_lib.commands import finish
-from ss3d_lib.curation import Shot, curate_video
+from ss3d_lib.curation import CurateSettings, Shot, curate_video
 from ss3d_lib.files import atomic_write, read_json, write_json
 from ss3d_lib.models import ClipNet, ClipPrediction
 from ss3d_lib.models.clipnet import Observation
@@ -30,6 +30,7 @@ from ss3d_lib.video import working_size
 
 WINDOW, OVERLAP = 24, 8  # frames; a window and the one before it share OVERLAP frames
 WORKING_AREA_PX = 144 * 240
+WHOLE = CurateSettings(max_frames=600)  # a shot of up to 20 s is one path and one lens; longer ones are divided, for memory
 DEFAULT_CHECKPOINT = "results/release/student.safetensors"  # comes with the repository (docs/MODEL_CARD.md)
 
 
@@ -196,7 +197,7 @@ def predict_video(model: ClipNet, path: str | Path, out: str | Path) -> dict[str
     out, summary = Path(out), {}
     out.mkdir(parents=True, exist_ok=True)
     earlier = read_json(out / "summary.json") if (out / "summary.json").exists() else {}
-    for shot in curate_video(path):
+    for shot in curate_video(path, WHOLE):
         summary[shot.row.shot] = predict_shot(model, shot, out)
         write_json(out / "summary.json", earlier | summary)
     return summary

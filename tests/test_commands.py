@@ -81,6 +81,12 @@ def test_a_bad_video_leaves_earlier_predictions_in_the_summary(tmp_path):
     assert list(said) == ["bad_s00"] and set(read_json(tmp_path / "summary.json")) == {"good_s00", "bad_s00"}
 
 
+def test_a_shot_longer_than_a_training_window_is_predicted_whole(tmp_path, monkeypatch):
+    path = make_video(tmp_path / "long.mp4", frames=150)
+    monkeypatch.setattr(predict, "predict_shot", lambda model, shot, out: {"frames": len(shot.frames)})
+    assert predict.predict_video(ClipNet(), path, tmp_path / "out") == {"long_s00": {"frames": 150}}
+
+
 def test_predict_of_a_folder_names_the_gallery(tmp_path, capsys):
     assert predict.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert "ss3d_lib.gallery reads all" in capsys.readouterr().err
