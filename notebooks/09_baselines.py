@@ -42,7 +42,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
-from ss3d_lib import baselines, ceiling, evaluate, joint, plots, report
+from ss3d_lib import baselines, ceiling, evaluate, joint, labels, plots, report
 from ss3d_lib.checkpoints import load_model, save_model
 from ss3d_lib.datasets import iterate_embedded
 from ss3d_lib.files import write_json
@@ -139,7 +139,7 @@ write_json(out / "metrics.json", measured)
 # %%
 labelled = ceiling.labelled_shots(data, Path("results"), threads)
 model = load_model("results/stage1/model.safetensors")
-loss = lambda rng: ceiling.supervised_loss(model, labelled, images, joint.Terms(), rng)
+loss = lambda rng: labels.supervised_loss(model, labelled, images, joint.Terms(), rng)
 plan = Plan(steps, learning_rate=learning_rate, seed=seed)
 depends = fingerprint(model, [one.shot for one in labelled], images)
 history = train(model.depth_net, loss, plan, ".scratch/baselines", "ceiling", fingerprint=depends)
