@@ -23,8 +23,8 @@
 #
 # **Time and memory.** Default: about 5 minutes on 2 cores, 3 GB. Smoke: about 20 s.
 #
-# **The number you should get.** `student_steps_to_scratch` is 0 or few: with 8 labelled clips, training from scratch ends about
-# where the student begins.
+# **The number you should get.** `student_steps_to_scratch` is 0: with labels of six clips, training from scratch ends far above
+# where the student begins. And `student_after` is only a little less than `student_before`.
 
 # %% tags=["parameters"]
 seed = 0  # of batches, augmentation and the network from scratch
@@ -35,7 +35,8 @@ labelled = "embedded_val"  # the labelled set: embedded_val, or the name of a fo
 max_frames = 0  # frames of each clip; 0 takes all, a smoke run takes few
 max_clips = 0  # clips, spread over the set; 0 takes all
 min_score = 0.5  # of the clips to learn from, as in score
-train_share = 0.3  # the first clips train, the others judge; of an only clip its first frames train
+train_share = 0.3  # the first clips train, of the others some judge; of an only clip its first frames train
+max_judges = 9  # clips that judge, spread over what does not train; 0 takes all
 steps = 60  # of each of the four runs
 images = 8  # images a step, as in notebook 08
 learning_rate = 0.00005  # of the pretrained networks, as in notebook 08
@@ -68,24 +69,25 @@ from ss3d_lib.training import Plan
 torch.set_num_threads(threads)
 torch.manual_seed(seed)
 plots.use_style()
-out, work = Path("results/few_labels"), Path(".scratch/few_labels")
+out, work = Path("results/few_labels"), Path(".scratch/few_labels/training")
 figures = out / "figures"
 terms = Terms(triangulation, uncertainty, smoothness, single_image=single_image, min_crop=min_crop)
 
 # %% [markdown]
 # ## The labelled set
-# Its multi-view clips, in two parts: the first few train, all others judge. What is new to notebook 08 is the target: true
+# Its multi-view clips, in two parts: the first few train, and of the others some judge. What is new to notebook 08 is the target: true
 # depth, sampled where the evidence lies. Evidence from flow and cameras stays the input, as it is at test time.
 
 # %%
 clips = evaluate.load_sets(labelled, data, sequences, max_frames, max_clips)[labelled]
-training, judging = labels.split([clip for clip in clips if clip.kind == "multi_view"], train_share)
+training, others = labels.split([clip for clip in clips if clip.kind == "multi_view"], train_share)
+judging = others[:: -(-len(others) // max_judges) if max_judges else 1]
 watch = partial(progress, label="clips with truth")
 taught = labels.label_clips(training, min_score, threads, watch)
 judges = labels.label_clips(judging, min_score, threads, watch)
 assert not {one.shot.name for one in taught} & {one.shot.name for one in judges} or len(clips) == 1
-shown = {"trains": [one.shot.frames[0] for one in taught[:8]], "judges": [one.shot.frames[0] for one in judges[:8]]}
-plots.save_figure(plots.contact_rows(shown, columns=4), figures / "clips.png")
+shown = {"trains": [one.shot.frames[0] for one in taught[:6]], "judges": [one.shot.frames[0] for one in judges[:6]]}
+plots.save_figure(plots.contact_rows(shown, columns=6), figures / "clips.png")
 
 # %%
 pd.DataFrame(
@@ -133,10 +135,8 @@ plots.save_figure(plots.learning_curves(drawn, "step", "true |log error| of dept
 # AbsRel of notebook 07 on the judging clips, every network as it would be used: frames in, depth out.
 
 # %%
-checkpoints = {f"{name}, before": start for name, (start, _) in runs.items() if name != "student, no labels"}
-checkpoints |= {f"{name}, after": net for name, net in tuned.items()}
 rows = {}
-for name, net in checkpoints.items():
+for name, net in ({"student, before": student} | {f"{name}, after": net for name, net in tuned.items()}).items():
     path = work / f"{slug(name)}.safetensors"
     save_model(net, path)
     results = evaluate.evaluate_checkpoint(judging, path, threads, name)
@@ -156,9 +156,8 @@ for name, curve in curves.items():
     if name != "scratch":
         reached = finetuning.steps_to_reach(curve, scratch_end)
         metrics[f"{key}_steps_to_scratch"] = steps + 1 if np.isnan(reached) else reached  # steps + 1: never
-    metrics[f"{key}_absrel_after"] = rows[f"{name}, after"]["absrel_median"]
-    if f"{name}, before" in rows:
-        metrics[f"{key}_absrel_before"] = rows[f"{name}, before"]["absrel_median"]
+    metrics[f"{key}_absrel"] = rows[f"{name}, after"]["absrel_median"]
+metrics["student_absrel_before"] = rows["student, before"]["absrel_median"]
 pd.concat([curve.assign(start=name) for name, curve in curves.items()]).to_csv(out / "curves.csv", index=False)
 save_model(tuned["student"], out / "tuned.safetensors", {"stage": "few_labels", "steps": steps, "set": labelled})
 write_json(out / "metrics.json", metrics)
@@ -168,7 +167,10 @@ metrics
 # %% [markdown]
 # ## Recap
 # - One network, one loss; a label is another target, nothing more.
-# - Labels of a few clips say little that their geometry had not said: compare the two curves of the student.
+# - Labels of a few clips say little that their geometry had not said: compare the two curves of the student. Other clips gain a
+#   few percent at most; it is pretraining that makes the difference.
+# - Read the AbsRel of so few clips with their intervals: what a picture suggests of depth also starts the search for the cameras,
+#   and one clip whose cameras end in another valley moves the mean more than all labels do.
 #
 # ## Exercises
 # 1. Why are whole clips held out here, and the ends of shots in notebook 08?
