@@ -124,8 +124,6 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(threads)
     try:
         clip = load_sequence(options.sequence)
-        if clip.depth_m is None:
-            raise DatasetError(f"{options.sequence}: has no depth to judge by")
         (first,), (second,) = labels.split([clip], 0.5)
         early = labels.label_clip(first, settings["min_score"])
         starts_of(0)

@@ -66,8 +66,7 @@ def label_clip(clip: EvalClip, min_score: float) -> LabelledShot:
         DatasetError: the clip has no depth.
         ValueError: it has no multi-view signal; the message names the reason.
     """
-    if clip.depth_m is None or not len(clip.depth_frames):
-        raise DatasetError(f"{clip.name}: has no depth to learn from; give a set that has")
+    require_depth(clip)
     box = x0, y0, x1, y1 = content_box(clip.frames)
     return label_shot(frames_shot(clip.name, clip.frames[:, y0:y1, x0:x1], min_score), clip, box)
 
@@ -98,8 +97,15 @@ def _label(name: str, clip: EvalClip, min_score: float) -> LabelledShot:
     return label_clip(clip, min_score)
 
 
+def require_depth(clip: EvalClip) -> None:
+    """Raises DatasetError where a clip has no depth."""
+    if clip.depth_m is None or not len(clip.depth_frames):
+        raise DatasetError(f"{clip.name}: has no depth to learn from or to judge by; give a set that has")
+
+
 def later(clip: EvalClip, first: int) -> EvalClip:
-    """The frames of a clip from `first` on, with the truth that belongs to them."""
+    """The frames of a clip from `first` on, with the truth that belongs to them. Raises DatasetError: it has no depth."""
+    require_depth(clip)
     chosen = clip.depth_frames >= first
     return replace(
         clip,
@@ -112,7 +118,13 @@ def later(clip: EvalClip, first: int) -> EvalClip:
 
 
 def split(clips: Sequence[EvalClip], share: float) -> tuple[list[EvalClip], list[EvalClip]]:
-    """The first `share` of a set, to train on, and the rest, to judge by: whole clips, or of an only clip its frames."""
+    """The first `share` of a set, to train on, and the rest, to judge by: whole clips, or of an only clip its frames.
+
+    Raises:
+        DatasetError: the set is empty, or its only clip has no depth.
+    """
+    if not clips:
+        raise DatasetError("the labelled set holds no multi-view clip: give another, or more of it")
     if len(clips) == 1:
         first = round(share * len(clips[0].frames))
         return [clips[0].head(first)], [later(clips[0], first)]

@@ -369,7 +369,7 @@ def test_adaptation_says_what_is_missing(tmp_path, capsys):
         write_image(tmp_path / f"seen/rgb/{index:06d}.png")
     np.savetxt(tmp_path / "seen/intrinsics.txt", np.eye(3))
     assert adaptation.main(["--sequence", str(tmp_path / "seen"), *out]) == 1
-    assert "no depth to judge by" in capsys.readouterr().err and not (tmp_path / "out.json").exists()
+    assert "has no depth to learn from or to judge by" in capsys.readouterr().err and not (tmp_path / "out.json").exists()
     with pytest.raises(SystemExit) as stopped:
         adaptation.main(["--help"])
     assert stopped.value.code == 0 and "--seeds" in capsys.readouterr().out

@@ -4,7 +4,6 @@ labelled set in two parts, what of it cannot be learnt from, and that a network 
 import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -102,20 +101,18 @@ def made_clip(frames: int = 8) -> EvalClip:
 
 def test_a_clip_of_a_set_has_the_labels_of_the_same_shot_of_the_corpus(clips, labelled):
     """Two ways to one shot: by the true cuts, and by the stages."""
-    by_name = {one.shot.name: one for one in labelled}
-    for clip in clips:
-        (own,) = [one for name, one in by_name.items() if name.startswith(clip.name)] or [None]
-        found = labels.label_clip(clip, 0.5)
-        assert found.known.shape == (len(found.frames), *(side // 2 for side in found.shot.size))
-        if own is not None and len(own.shot.frames) == len(found.shot.frames):
-            assert found.frames == own.frames and np.array_equal(found.log_inverse_depth, own.log_inverse_depth)
+    of_stages = {one.shot.name: one for one in labelled}
+    found = [labels.label_clip(clip, 0.5) for clip in clips]
+    same = [(one, of_stages[one.shot.name]) for one in found if one.shot.name in of_stages]
+    same = [(one, other) for one, other in same if np.array_equal(one.shot.frames, other.shot.frames)]
+    assert same, "no shot of the stages has the frames of a clip"
+    for one, other in same:
+        assert one.frames == other.frames and np.array_equal(one.known, other.known)
+        assert np.array_equal(one.log_inverse_depth, other.log_inverse_depth)
 
 
-def test_labels_of_a_real_sequence_of_another_size_agree_with_its_geometry():
-    folder = Path("../shared/data/sequences/redkitchen")
-    if not folder.is_dir():
-        pytest.skip("the sequence redkitchen is not on this machine")
-    one = labels.label_clip(load_sequence(folder).head(60), 0.5)
+def test_labels_of_a_real_sequence_of_another_size_agree_with_its_geometry(shared_data):
+    one = labels.label_clip(load_sequence(shared_data / "sequences/redkitchen").head(60), 0.5)
     frame = len(one.frames) // 2
     evidence = labels.evidence([one.shot], [one.frames[frame]], part=False)
     sure = (evidence.weight[0].numpy() > 0.5) & (one.known[frame] > 0)
@@ -156,6 +153,13 @@ def test_an_only_clip_is_split_in_time():
     (early,), (late,) = labels.split([made_clip()], 0.5)
     assert len(early.frames) == len(late.frames) == 4
     assert early.depth_m[:, 0, 0].tolist() == [1, 2] and late.depth_m[:, 0, 0].tolist() == [3, 4]
+
+
+def test_a_set_without_clips_or_without_depth_is_refused():
+    with pytest.raises(DatasetError, match="holds no multi-view clip"):
+        labels.split([], 0.5)
+    with pytest.raises(DatasetError, match="made: has no depth"):
+        labels.split([replace(made_clip(), depth_m=None, depth_frames=None)], 0.5)
 
 
 def test_clips_that_teach_nothing_are_left_out_with_the_reason(clips, capsys):
