@@ -18,7 +18,7 @@
 # **Outputs.** `results/your_video/`: `figures/`, `export/` with rgb, 16-bit depth, poses, intrinsics, a coloured point
 # cloud (PLY) and a COLMAP model; `prediction.json`.
 #
-# **Time and memory.** Half a minute for a video of half a minute on 2 cores, 2 GB. The notebook looks at the first
+# **Time and memory.** Half a minute for a video of half a minute on 2 cores, 3 GB. The notebook looks at the first
 # `max_shots` shots only, so a film costs no more.
 #
 # **The number you should get.** For the video given here: more than half of its best shot's pixels triangulated
