@@ -1,10 +1,12 @@
 """The focal length and the cameras of a clip: many starts, the best bundle, and what every other focal length costs.
 
 Gauss-Newton finds the nearest minimum; which one that is depends on the focal length that the pairs were first
-solved with, and on which side of a mirror they fell (Necker's cube). So each clip starts from several focal
-lengths, each way round, on a third of its points; the two cheapest are finished on all of them, and the better one
-goes on without what biases it (`bundle.settled`). No gradient flows through the search: the parts of the network
-have losses of their own (notebooks 03 and 04).
+solved with, on which side of a mirror they fell (Necker's cube), and how far off a match may be and still count: a
+scale that shrinks slowly from far above leaves wrong valleys, a short one keeps to right ones (graduated
+non-convexity). So each clip starts from several focal lengths, each way round, by two searches on a third of its
+points; the two cheapest of each are finished on all of them, and the best one goes on without what biases it
+(`bundle.settled`). No gradient flows through the search: the parts of the network have losses of their own
+(notebooks 03 and 04).
 """
 
 from dataclasses import dataclass, replace
@@ -30,10 +32,20 @@ from ss3d_lib.twoview import (
 )
 
 START_FOCALS = (0.5, 0.8, 1.25, 1.8)  # of the longer image side
-ANNEAL = (8.0, 4.0, 2.0)  # multiples of the robust scale while the basin is sought (graduated non-convexity)
-SEARCH_STEPS, FINISH_STEPS, SETTLE_STEPS, PROFILE_STEPS, FIXED_STEPS = 12, 15, 12, 5, 8  # Gauss-Newton iterations
-FINISHED = 2  # starts that are finished
+FINISH_STEPS, SETTLE_STEPS, PROFILE_STEPS, FIXED_STEPS = 15, 12, 5, 8  # Gauss-Newton iterations
+FINISHED = 2  # starts of each search that are finished
 SEARCH_POINTS = PROFILE_POINTS = 1500  # points in all frames of a clip, at most, while seeking and profiling; of 350, 1500 and all the best
+
+
+@dataclass(frozen=True)
+class Search:
+    """Gauss-Newton iterations, and the multiples of the robust scale on the first half of their way."""
+
+    steps: int
+    anneal: tuple[float, ...]
+
+
+SEARCHES = (Search(12, (8.0, 4.0, 2.0)), Search(20, (32.0, 16.0, 8.0, 4.0, 2.0)))
 
 
 @dataclass(frozen=True)
@@ -144,24 +156,22 @@ def solve_clips(matches: ClipMatches, focal_px: Float[Tensor, "B"] | None = None
     """Cameras and, unless it is given, focal length of each clip."""
     near = Neighbours.of(matches.graph)
     seen, clips, free = matches.sightings(near), len(matches.q), focal_px is None
-    if free:
-        focal_px = torch.tensor(START_FOCALS).repeat_interleave(2).repeat(clips) * matches.longer_side_px
-        rows = 2 * len(START_FOCALS)
-    else:
-        focal_px, rows = focal_px.repeat_interleave(2), 2
-    side = torch.tensor([1.0, -1.0]).repeat(clips * rows // 2)
-    poses = first_cameras(repeated(matches, rows), focal_px, side)
+    focals = torch.tensor(START_FOCALS) * matches.longer_side_px if free else focal_px[:, None]
+    focals = focals.expand(clips, -1).repeat_interleave(2, 1)
+    rows, cheapest = focals.shape[1], FINISHED if free else 1
+    focals, side = focals.flatten(), torch.tensor([1.0, -1.0]).repeat(focals.numel() // 2)
     few = repeated(thin(seen, SEARCH_POINTS), rows)
-    found, value = adjust(start_bundle(poses, focal_px, near, few), near, few, SEARCH_STEPS, ANNEAL, free)
-    finished = FINISHED if free else 1
-    order = value.view(clips, rows).argsort(1)[:, :finished] + rows * torch.arange(clips)[:, None]
-    best = order.flatten()
-    poses = invert_pose(rigid(found.rotation[best], found.translation[best]))
-    all_seen = repeated(seen, finished)
-    start = start_bundle(poses, found.log_focal[best].exp(), near, all_seen)
-    done, value = adjust(start, near, all_seen, FINISH_STEPS, free_focal=free)
-    winner = value.view(clips, finished).argmin(1) + finished * torch.arange(clips)
-    best = done.rows(winner)
+    start = start_bundle(first_cameras(repeated(matches, rows), focals, side), focals, near, few)
+    first_row, kept = torch.arange(clips)[:, None], []
+    for search in SEARCHES:
+        found, value = adjust(start, near, few, search.steps, search.anneal, free)
+        order = value.view(clips, rows).argsort(1)[:, :cheapest] + rows * first_row
+        kept.append((invert_pose(rigid(found.rotation[order], found.translation[order])), found.log_focal[order]))
+    poses, log_focal = (torch.cat(values, 1).flatten(0, 1) for values in zip(*kept))
+    finished = cheapest * len(SEARCHES)
+    every = repeated(seen, finished)
+    done, value = adjust(start_bundle(poses, log_focal.exp(), near, every), near, every, FINISH_STEPS, free_focal=free)
+    best = done.rows(value.view(clips, finished).argmin(1) + finished * first_row[:, 0])
     seen = settled(best, seen)
     return Solution(*adjust(best, near, seen, SETTLE_STEPS, free_focal=free), near, seen)
 
