@@ -248,14 +248,19 @@ def sentence(row: dict[str, float]) -> str:
     """Of each figure, whether the difference to the reference row exceeds its spread."""
     if row["seeds"] < 2:
         return "One seed: the spread is not known."
-    parts = []
+    changed, alike = [], []
     for key in [key for key in COLUMNS if f"{key}_difference" in row]:
         title, factor, decimals = COLUMNS[key]
         times = in_spreads(row, key)
         size = f"{factor * abs(row[f'{key}_difference']):.{decimals + 1}f}"
-        changed = f"{'worse' if times > 0 else 'better'} by {size}, {abs(times):.1f} times the spread"
-        parts.append(f"{title} {changed if abs(times) > 1 else 'differs by no more than the spread'}")
-    return "; ".join(parts) + "."
+        if abs(times) > 1:
+            changed.append(f"{title} {'worse' if times > 0 else 'better'} by {size}, {abs(times):.1f} times the spread")
+        else:
+            alike.append(title)
+    if alike:
+        named = " and ".join([", ".join(alike[:-1]), alike[-1]] if len(alike) > 1 else alike)
+        changed.append(f"{'no difference' if changed else 'No difference'} beyond the spread in {named}")
+    return "; ".join(changed) + "."
 
 
 def ablation_table(block: dict[str, dict[str, float]]) -> str:

@@ -134,8 +134,17 @@ def test_mean_spread_and_difference_to_full():
     assert row["absrel_median_difference"] == pytest.approx(0.03) and row["absrel_median_spread"] == pytest.approx(0.01)
     assert report.in_spreads(row, "absrel_median") == pytest.approx(3)
     assert report.sentence(row) == "AbsRel worse by 0.0300, 3.0 times the spread."
-    assert report.sentence(block["alike"]) == "AbsRel differs by no more than the spread."
+    assert report.sentence(block["alike"]) == "No difference beyond the spread in AbsRel."
     assert report.sentence(block["better"]).startswith("AbsRel better by 0.1000, 10.0 times")
+
+
+def test_figures_within_the_spread_are_named_together():
+    keys = ("absrel_median", "focal_relerr", "dir_deg")
+    row = {"seeds": 3} | {f"{key}_spread": 0.01 for key in keys} | {f"{key}_difference": 0.005 for key in keys}
+    assert report.sentence(row) == "No difference beyond the spread in AbsRel, focal error and direction, deg."
+    row["absrel_median_difference"] = -0.02
+    expected = "AbsRel better by 0.0200, 2.0 times the spread; no difference beyond the spread in focal error and direction, deg."
+    assert report.sentence(row) == expected
 
 
 def test_the_spread_of_one_seed_is_not_known_and_equal_seeds_have_none():
