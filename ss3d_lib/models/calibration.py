@@ -45,7 +45,8 @@ class Search:
     anneal: tuple[float, ...]
 
 
-SEARCHES = (Search(12, (8.0, 4.0, 2.0)), Search(20, (32.0, 16.0, 8.0, 4.0, 2.0)))
+SEARCHES = (Search(12, (8.0, 4.0, 2.0)), Search(40, (128.0, 32.0, 8.0, 2.0)))
+# of 80 planted clips that turn by 0.6 to 1.5 rad, a fifth to a half of their matches wrong, the first alone finds 33, both 69
 
 
 @dataclass(frozen=True)
