@@ -116,6 +116,7 @@ def show_path(axis, world_from_cam: np.ndarray, title: str = "") -> None:
     axis.plot(*centres[0, [0, 2]], "k^", ms=6, label="first frame")
     axis.set(xlabel="x (right), depth units", ylabel="z (forward), depth units", title=title)
     axis.set_aspect("equal", adjustable="datalim")
+    axis.locator_params(nbins=4)
 
 
 def focal_distribution(
@@ -135,3 +136,6 @@ def show_focal(axis, candidates_px: np.ndarray, probability: np.ndarray, focal_p
     axis.axvspan(*interval_px, color="C1", alpha=0.25, label="80 % interval")
     axis.axvline(focal_px, color="C1", label=f"estimate, {focal_px:.0f} px")
     axis.set(xscale="log", xlabel="focal length, px", ylabel="probability")
+    axis.minorticks_off()
+    ticks = candidates_px[:: len(candidates_px) // 4]
+    axis.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])

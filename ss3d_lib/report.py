@@ -248,19 +248,20 @@ def sentence(row: dict[str, float]) -> str:
     """Of each figure, whether the difference to the reference row exceeds its spread."""
     if row["seeds"] < 2:
         return "One seed: the spread is not known."
-    changed, alike = [], []
+    parts, alike = [], []
     for key in [key for key in COLUMNS if f"{key}_difference" in row]:
         title, factor, decimals = COLUMNS[key]
-        times = in_spreads(row, key)
+        name, times = title.split(",")[0], in_spreads(row, key)
         size = f"{factor * abs(row[f'{key}_difference']):.{decimals + 1}f}"
         if abs(times) > 1:
-            changed.append(f"{title} {'worse' if times > 0 else 'better'} by {size}, {abs(times):.1f} times the spread")
+            parts.append(f"{name} {'worse' if times > 0 else 'better'} by {size}, {abs(times):.1f} times the spread")
         else:
-            alike.append(title)
+            alike.append(name)
     if alike:
         named = " and ".join([", ".join(alike[:-1]), alike[-1]] if len(alike) > 1 else alike)
-        changed.append(f"{'no difference' if changed else 'No difference'} beyond the spread in {named}")
-    return "; ".join(changed) + "."
+        parts.append(f"no difference beyond the spread in {named}")
+    text = "; ".join(parts) + "."
+    return text[0].upper() + text[1:]
 
 
 def ablation_table(block: dict[str, dict[str, float]]) -> str:

@@ -141,9 +141,9 @@ def test_mean_spread_and_difference_to_full():
 def test_figures_within_the_spread_are_named_together():
     keys = ("absrel_median", "focal_relerr", "dir_deg")
     row = {"seeds": 3} | {f"{key}_spread": 0.01 for key in keys} | {f"{key}_difference": 0.005 for key in keys}
-    assert report.sentence(row) == "No difference beyond the spread in AbsRel, focal error and direction, deg."
+    assert report.sentence(row) == "No difference beyond the spread in AbsRel, focal error and direction."
     row["absrel_median_difference"] = -0.02
-    expected = "AbsRel better by 0.0200, 2.0 times the spread; no difference beyond the spread in focal error and direction, deg."
+    expected = "AbsRel better by 0.0200, 2.0 times the spread; no difference beyond the spread in focal error and direction."
     assert report.sentence(row) == expected
 
 
