@@ -47,6 +47,13 @@ def plant(
     return true, graph, near, replace(empty, q=q + noise_px * torch.randn(q.shape, generator=rng))
 
 
+def with_wrong_matches(seen: Sightings, share: float, seed: int) -> Sightings:
+    """The same with a share of the matches 20 px or so away from where they belong."""
+    rng = torch.Generator().manual_seed(seed)
+    wrong = torch.rand(seen.weight.shape, generator=rng) < share
+    return replace(seen, q=seen.q + 20 * wrong[..., None] * torch.randn(seen.q.shape, generator=rng))
+
+
 def matches_of(graph, near, seen: Sightings) -> ClipMatches:
     """The sightings as directed pairs, forward ones first."""
     pairs = 2 * len(graph.first)
@@ -108,10 +115,7 @@ def test_cameras_focal_length_and_depth_come_back(start_px):
 
 def test_a_third_of_wrong_matches_does_no_harm():
     true, _, near, seen = plant(noise_px=0.2)
-    rng = torch.Generator().manual_seed(3)
-    wrong = torch.rand(seen.weight.shape, generator=rng) < 0.33
-    q = seen.q + wrong[..., None] * 20 * torch.randn(seen.q.shape, generator=rng)
-    seen = replace(seen, q=q)
+    seen = with_wrong_matches(seen, 0.33, seed=3)
     found, _ = adjust(start_bundle(shaken(true), torch.tensor([150.0]), near, seen), near, seen, 40, (8.0, 4.0, 2.0))
     assert float(found.log_focal.exp()) == pytest.approx(FOCAL_PX, rel=0.03)
 
@@ -167,12 +171,7 @@ def test_the_search_needs_no_start():
 def test_the_search_leaves_wrong_valleys_whatever_else_is_in_the_batch(monkeypatch):
     """Cameras that turn by a radian, a third of the matches wrong: which ones decides where a short annealing ends."""
     true, graph, near, seen = plant(turn=1.0, noise_px=0.3, seed=1)
-    clips = []
-    for seed in (0, 4, 7):
-        rng = torch.Generator().manual_seed(seed)
-        wrong = torch.rand(seen.weight.shape, generator=rng) < 0.3
-        q = seen.q + 20 * wrong[..., None] * torch.randn(seen.q.shape, generator=rng)
-        clips.append(matches_of(graph, near, replace(seen, q=q)))
+    clips = [matches_of(graph, near, with_wrong_matches(seen, 0.3, seed)) for seed in (0, 4, 7)]
     batch = replace(clips[0], **{name: torch.cat([getattr(m, name) for m in clips]) for name in ("q", "weight", "prior")})
     solution = solve_clips(batch)
     for clip in range(3):
