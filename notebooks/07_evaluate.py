@@ -94,17 +94,19 @@ rows.reindex(columns=shown_columns).round(3).head(12)
 
 # %% [markdown]
 # ## Look
-# Sky, thin things, what moves, and what has no texture are good guesses for where depth is wrong.
+# Sky, thin things, what moves, and what has no texture are good guesses for where depth is wrong. Grey: no true depth.
 
 # %%
 pairs = [pair for name in sets for pair in zip(sets[name], results[name]) if pair[1].kind == "multi_view"]
 
 
 def middle_maps(clip, result):
-    """Picture, predicted and true depth of a clip's middle measured frame, at the truth's pixels."""
+    """Picture, predicted and true depth of a clip's middle measured frame: both where the truth is known, one colour scale."""
     strided = clip.strided(result.stride)
     index = len(strided.depth_frames) // 2
-    return strided.frames[strided.depth_frames[index]], result.answer.depth_m[0], strided.depth_m[index]
+    true_m = strided.depth_m[index]
+    predicted_m = np.where(true_m > 0, result.answer.depth_m[0], np.nan)
+    return strided.frames[strided.depth_frames[index]], predicted_m, true_m
 
 
 shown = [pair for pair in pairs if pair[1].answer.depth_m is not None]
