@@ -73,7 +73,7 @@ terms = joint.Terms(triangulation, uncertainty, smoothness, photometric, consist
 #
 # **Predict:** where in these pictures is there no evidence, and why?
 #
-# Two things speak of depth: the matches, triangulated, and a **plane sweep** (`models.sweep`): every pixel tries 32 inverse
+# Two things speak of depth: the matches, triangulated, and a **plane sweep** (`models.sweep`): every pixel tries 48 inverse
 # depths and keeps the one under which the other frames look like it, and like its neighbours' choice. Matches are exact
 # where flow found the way; the sweep needs no way to be found, only cameras, and finds what is thin, near or repeated.
 

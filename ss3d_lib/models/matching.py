@@ -61,11 +61,11 @@ def box(x: Float[Tensor, "B C H W"], size: int = WINDOW) -> Float[Tensor, "B C H
     return window_sum(window_sum(x, size, -2), size, -1) / share
 
 
-def local_contrast(grey: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 H W"]:
-    """Grey values less their local mean, over their local deviation: blind to exposure drift."""
-    mean = box(grey, 15)
-    deviation = (box(grey * grey, 15) - mean * mean).clamp(min=0).sqrt()
-    return (grey - mean) / (deviation + 0.02)
+def local_contrast(grey: Float[Tensor, "B 1 H W"], window: int = 15, floor: float = 0.02) -> Float[Tensor, "B 1 H W"]:
+    """Grey values less their local mean, over their local deviation (and a floor): blind to exposure drift."""
+    mean = box(grey, window)
+    deviation = (box(grey * grey, window) - mean * mean).clamp(min=0).sqrt()
+    return (grey - mean) / (deviation + floor)
 
 
 def gradients(x: Float[Tensor, "B 1 H W"]) -> tuple[Tensor, Tensor]:
