@@ -72,6 +72,22 @@ def test_what_other_frames_confirm_is_right(scene):
     assert found.parallax.median() > 0.9
 
 
+def test_what_is_compared_is_blind_to_exposure(scene):
+    half = torch.nn.functional.avg_pool2d(scene[0], 2)
+    usual, darker = sweep.describe(half), sweep.describe(0.5 * half + 0.1)
+    assert usual.abs().mean() > 0.3 and (usual - darker).abs().mean() < 0.1 * usual.abs().mean()
+
+
+def test_every_frame_that_sees_a_hypothesis_has_one_say():
+    described = torch.tensor([0.0, 0.0, 1.0])[:, None, None, None].expand(3, 2, 12, 16)  # one looks the same, one does not
+    still = torch.eye(3).expand(3, 2, 3, 3), torch.zeros(3, 2, 3)
+    views = Views(torch.tensor([[1, 2]] * 3), torch.ones(3, 2), *still, torch.full((3,), 20.0))
+    choices = torch.tensor([[1.0, 1], [1, 0], [0, 1], [0, 0]])
+    costs = sweep.frame_costs(described, views, 0, torch.ones(4), choices)
+    expected = torch.tensor([0.5, 0.0, 1.0, sweep.UNSEEN])
+    torch.testing.assert_close(costs, expected[:, None, None, None].expand(4, 4, 12, 16))
+
+
 def test_wrong_cameras_are_not_confirmed(scene):
     frames, views, _, found = scene
     turned = replace(views, translation=views.translation[..., [1, 0, 2]])
