@@ -101,12 +101,10 @@ pairs = [pair for name in sets for pair in zip(sets[name], results[name]) if pai
 
 
 def middle_maps(clip, result):
-    """Picture, predicted and true depth of a clip's middle measured frame: both where the truth is known, one colour scale."""
+    """Picture, predicted and true depth of a clip's middle measured frame."""
     strided = clip.strided(result.stride)
     index = len(strided.depth_frames) // 2
-    true_m = strided.depth_m[index]
-    predicted_m = np.where(true_m > 0, result.answer.depth_m[0], np.nan)
-    return strided.frames[strided.depth_frames[index]], predicted_m, true_m
+    return strided.frames[strided.depth_frames[index]], result.answer.depth_m[0], strided.depth_m[index]
 
 
 shown = [pair for pair in pairs if pair[1].answer.depth_m is not None]

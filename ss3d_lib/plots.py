@@ -56,13 +56,13 @@ def show_inverse_depth(axis, depth: np.ndarray, title: str = "", colorbar: bool 
 def depth_comparison(
     images: Sequence[np.ndarray], predicted: Sequence[np.ndarray], true: Sequence[np.ndarray], names: Sequence[str]
 ) -> Figure:
-    """One row per image: picture (H, W, 3), predicted depth, true depth, and the log error after median scaling."""
+    """A row per image: picture (H, W, 3), predicted and true depth where that is known, log error after median scaling."""
     figure, axes = plt.subplots(len(images), 4, figsize=(10, 1.9 * len(images)), squeeze=False)
     for row, (image, guess, truth, name) in enumerate(zip(images, predicted, true, names)):
         show_image(axes[row, 0], image, name)
-        show_inverse_depth(axes[row, 1], guess, "predicted" if row == 0 else "")
-        show_inverse_depth(axes[row, 2], truth, "true" if row == 0 else "")
         known = (truth > 0) & np.isfinite(truth)
+        show_inverse_depth(axes[row, 1], np.where(known, guess, np.nan), "predicted" if row == 0 else "")
+        show_inverse_depth(axes[row, 2], truth, "true" if row == 0 else "")
         error = np.full(truth.shape, np.nan)
         error[known] = np.log(guess[known] / truth[known])
         error -= np.nanmedian(error) if known.any() else 0

@@ -258,7 +258,7 @@ def sentence(row: dict[str, float]) -> str:
         else:
             alike.append(name)
     if alike:
-        named = " and ".join([", ".join(alike[:-1]), alike[-1]] if len(alike) > 1 else alike)
+        named = " and ".join(filter(None, [", ".join(alike[:-1]), alike[-1]]))
         parts.append(f"no difference beyond the spread in {named}")
     text = "; ".join(parts) + "."
     return text[0].upper() + text[1:]

@@ -25,7 +25,7 @@ CONTRAST_WINDOW, CONTRAST_FLOOR = 7, 0.01  # pixels and grey values; on validati
 GAIN, SATURATION = 2.3, 3.0  # of gradients of contrast: a strong edge would silence the weak texture beside it
 UNSEEN = 0.6  # cost of a hypothesis that no frame sees; a mismatch costs 1
 COST_WINDOW = 3  # pixels over which costs are averaged; 1 and 5 were worse on validation
-ONE_PLANE, MORE_PLANES = 0.12, 6.0  # price of a step between neighbours; 4 to 12 are alike on validation; at 8 thin posts are lost
+ONE_PLANE, MORE_PLANES = 0.12, 6.0  # price of a step between neighbours; 4 to 12 are alike on validation; 8 with EDGE 3 loses thin posts
 MATCH = 0.6  # only what matches better than this is confirmed: smooth mistakes confirm each other, but do not look alike
 EDGE = 4.0  # a step in depth is cheaper where the picture changes
 AGREE_PX, AGREE_LOG = 1.0, 0.15  # another frame confirms a depth that it sees within so much
@@ -106,11 +106,8 @@ def frame_costs(
     place = torch.stack([x, y], dim=-1).view(len(slots), -1, width, 2)
     there = F.grid_sample(others, place, padding_mode="border", align_corners=True).unflatten(2, (len(rho), height))
     gap = (there - described[index][None, :, None]).abs().clamp(max=2).mean(1).clamp(max=1)
-    share = box(seen, COST_WINDOW)
-    says = (share > 0.2).float()
-    by_view = box(gap * seen, COST_WINDOW) / share.clamp(min=0.2) * says
-    total, count = (torch.einsum("ks,sdhw->kdhw", choices[:, slots], x) for x in (by_view, says))
-    return torch.where(count > 0, total / count.clamp(min=1), UNSEEN)
+    total, count = (box(torch.einsum("ks,sdhw->kdhw", choices[:, slots], x), COST_WINDOW) for x in (gap * seen, seen))
+    return torch.where(count > 0.2, total / count.clamp(min=0.2), UNSEEN)
 
 
 def semi_global(cost: Float[Tensor, "F D h w"], half: Float[Tensor, "F 3 h w"]) -> Float[Tensor, "F D h w"]:
