@@ -20,6 +20,7 @@ from ss3d_lib.twoview import length
 MATCH_STRIDE = 8
 WINDOW = 9  # Lucas-Kanade window in pixels of each pyramid level
 SMOOTHNESS = 1.0  # of the flow against the brightness; chosen on validation from 0.05, 0.2, 1 and 5
+CONTRAST_WINDOW, CONTRAST_FLOOR = 15, 0.02  # pixels and grey values
 BRIGHTNESS = 0.3  # change of local contrast beyond which a pixel is taken for occluded
 FLOW_EDGE_PX = 0.1  # step of the flow beyond which it is an edge
 NOISE = 0.15  # intensity noise, in standard deviations of the local contrast, that damps flat windows
@@ -61,11 +62,16 @@ def box(x: Float[Tensor, "B C H W"], size: int = WINDOW) -> Float[Tensor, "B C H
     return window_sum(window_sum(x, size, -2), size, -1) / share
 
 
-def local_contrast(grey: Float[Tensor, "B 1 H W"], window: int = 15, floor: float = 0.02) -> Float[Tensor, "B 1 H W"]:
-    """Grey values less their local mean, over their local deviation (and a floor): blind to exposure drift."""
+def local_moments(grey: Float[Tensor, "B 1 H W"], window: int) -> tuple[Float[Tensor, "B 1 H W"], Float[Tensor, "B 1 H W"]]:
+    """Mean and standard deviation of the window around each pixel."""
     mean = box(grey, window)
-    deviation = (box(grey * grey, window) - mean * mean).clamp(min=0).sqrt()
-    return (grey - mean) / (deviation + floor)
+    return mean, (box(grey * grey, window) - mean * mean).clamp(min=0).sqrt()
+
+
+def local_contrast(grey: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 H W"]:
+    """Grey values less their local mean, over their local deviation (and a floor): blind to exposure drift."""
+    mean, deviation = local_moments(grey, CONTRAST_WINDOW)
+    return (grey - mean) / (deviation + CONTRAST_FLOOR)
 
 
 def gradients(x: Float[Tensor, "B 1 H W"]) -> tuple[Tensor, Tensor]:
