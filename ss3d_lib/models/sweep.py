@@ -3,8 +3,9 @@
 Flow guesses where a pixel went in two dimensions, and where something thin or near jumps it follows the
 background. With the cameras known only the inverse depth is left to guess: every pixel tries PLANES of them
 (Collins 1996), every frame that sees it has one say, and semi-global matching chooses (Hirschmueller 2008); the better
-side in time alone, against occlusions (Kang et al. 2001), was 4 % worse on validation. Believed is what the depth maps of
-other frames confirm. All maps lie at half the resolution of the frames.
+side in time alone, against occlusions (Kang et al. 2001), was 4 % worse on validation. Then every frame is swept once
+more, and where the others are sure, their depth speaks instead of their picture: 9 % better. Believed is what the depth
+maps of other frames confirm. All maps lie at half the resolution of the frames.
 """
 
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ UNSEEN = 0.6  # cost of a hypothesis that no frame sees; a mismatch costs 1
 COST_WINDOW = 3  # pixels over which costs are averaged; 1 and 5 were worse on validation
 ONE_PLANE, MORE_PLANES = 0.08, 6.0  # price of a step between neighbours; 4 to 12 are alike on validation; 8 with EDGE 3 loses thin posts
 MATCH = 0.6  # only what matches better than this is confirmed: smooth mistakes confirm each other, but do not look alike
+TOLD, TOLD_LOG = 0.8, 0.2  # weight of a depth that is told for certain; difference of log depth at which it contradicts
 EDGE = 4.0  # a step in depth is cheaper where the picture changes
 AGREE_PX, AGREE_LOG = 1.0, 0.15  # another frame confirms a depth that it sees within so much
 CONFLICT = 0.2  # difference of log depth at which two estimates contradict each other
@@ -67,17 +69,29 @@ def plane_sweeps(
     half = F.avg_pool2d(frames, 2)
     logs = torch.linspace(*REACH, PLANES, device=frames.device)
     described = describe(half)
-    costs = [
-        frame_costs(described, views, index, middle[index] * logs.exp(), choices[:, index]) for index in range(len(frames))
+    rho = middle[:, None] * logs.exp()
+    look = lambda maps: torch.stack([frame_costs(maps, views, k, rho[k], choices[:, k]) for k in range(len(frames))], dim=1)  # noqa: E731
+    search = lambda costs: [  # noqa: E731
+        smooth(cost, gaps, half, logs, middle, replace(views, exists=exists)) for cost, gaps, exists in zip(costs, unlike, choices)
     ]
-    sweeps = []
-    for cost, exists in zip(torch.stack(costs, dim=1), choices):
-        log_offset, plane = lowest(semi_global(cost, half), logs)
-        log_inverse = log_offset + middle.log()[:, None, None]
-        alike = cost.gather(1, plane)[:, 0] < MATCH
-        agreed, parallax = confirmed(log_inverse, replace(views, exists=exists), middle)
-        sweeps.append(Sweep(log_inverse, agreed * alike, parallax))
-    return sweeps
+    unlike = look(described)
+    told = [torch.stack([sweep.log_inverse_depth, sweep.agreed], dim=1) for sweep in search(unlike)]
+    return search(look(torch.cat([described, *told], dim=1)))
+
+
+def smooth(
+    cost: Float[Tensor, "F D h w"],
+    unlike: Float[Tensor, "F D h w"],
+    half: Float[Tensor, "F 3 h w"],
+    logs: Float[Tensor, "D"],
+    middle: Float[Tensor, "F"],
+    views: Views,
+) -> Sweep:
+    """The smooth depth maps of least cost, and what speaks for them; `unlike`: the costs of the pictures alone."""
+    log_offset, plane = lowest(semi_global(cost, half), logs)
+    log_inverse = log_offset + middle.log()[:, None, None]
+    agreed, parallax = confirmed(log_inverse, views, middle)
+    return Sweep(log_inverse, agreed * (unlike.gather(1, plane)[:, 0] < MATCH), parallax)
 
 
 def describe(half: Float[Tensor, "F 3 h w"]) -> Float[Tensor, "F 2 h w"]:
@@ -93,10 +107,14 @@ def describe(half: Float[Tensor, "F 3 h w"]) -> Float[Tensor, "F 2 h w"]:
 
 
 def frame_costs(
-    described: Float[Tensor, "F 2 h w"], views: Views, index: int, rho: Float[Tensor, "D"], choices: Float[Tensor, "K S"]
+    maps: Float[Tensor, "F C h w"], views: Views, index: int, rho: Float[Tensor, "D"], choices: Float[Tensor, "K S"]
 ) -> Float[Tensor, "K D h w"]:
-    """Costs in [0, 1] of inverse depths rho at every pixel of one frame, for K choices of views."""
-    height, width = described.shape[-2:]
+    """Costs in [0, 1] of inverse depths rho at every pixel of one frame, for K choices of views.
+
+    Args:
+        maps: 2 channels of `describe`, and of an earlier sweep with each choice the log inverse depth and how far it is agreed.
+    """
+    height, width = maps.shape[-2:]
     centre = rho.new_tensor([width - 0.5, height - 0.5])
     rays = to_rays((half_grid(height, width, rho.device) - centre).reshape(1, -1, 2), views.focal_px[index : index + 1])
     to_edge = views.focal_px[index] / rho.new_tensor([width - 1.0, height - 1.0])  # normalised: the last pixels are at 1
@@ -108,11 +126,16 @@ def frame_costs(
     scale = 1 / z.clamp(min=MIN_Z)
     x, y = x * scale * to_edge[0], y * scale * to_edge[1]
     seen = ((x.abs() <= 1) & (y.abs() <= 1) & (z > MIN_Z)).unflatten(2, (height, width)).float()
-    others = described[views.index[index, slots]]
+    others = maps[views.index[index, slots]]
     place = torch.stack([x, y], dim=-1).view(len(slots), -1, width, 2)
     there = F.grid_sample(others, place, padding_mode="border", align_corners=True).unflatten(2, (len(rho), height))
-    gap = (there - described[index][None, :, None]).abs().clamp(max=2).mean(1).clamp(max=1)
-    total, count = (box(torch.einsum("ks,sdhw->kdhw", choices[:, slots], x), COST_WINDOW) for x in (gap * seen, seen))
+    gap = (there[:, :2] - maps[index, :2, None]).abs().clamp(max=2).mean(1).clamp(max=1)[:, None]
+    if maps.shape[1] > 2:
+        depth, sure = there[:, 2::2], there[:, 3::2]
+        seen_from_there = (rho[:, None] / z.clamp(min=MIN_Z)).log().unflatten(2, (height, width))[:, None]
+        told_gap = ((depth - seen_from_there) / TOLD_LOG).abs().clamp(max=1)
+        gap = gap + TOLD * sure * (told_gap - gap)
+    total, count = (box(torch.einsum("ks,skdhw->kdhw", choices[:, slots], x), COST_WINDOW) for x in (gap * seen[:, None], seen[:, None]))
     return torch.where(count > 0.2, total / count.clamp(min=0.2), UNSEEN)
 
 
