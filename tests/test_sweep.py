@@ -88,6 +88,28 @@ def test_every_frame_that_sees_a_hypothesis_has_one_say():
     torch.testing.assert_close(costs, expected[:, None, None, None].expand(4, 4, 12, 16))
 
 
+def test_a_depth_that_another_frame_is_sure_of_is_seen_from_here():
+    """Blank pictures, a camera that steps 1 ahead, and an inverse depth of 1 / 2 told there: from here 1 / 3."""
+    views = Views(torch.tensor([[1], [0]]), torch.tensor([[1.0], [0]]), torch.eye(3).expand(2, 1, 3, 3), torch.tensor([0.0, 0, -1]).expand(2, 1, 3), torch.full((2,), 20.0))
+    rho = 1 / torch.tensor([2.0, 2.5, 3, 3.5, 4])
+    costs = lambda sure: sweep.frame_costs(maps(sure), views, 0, rho, torch.ones(1, 1))[0, :, 6, 8]  # noqa: E731
+    maps = lambda sure: torch.tensor([0, 0, -np.log(2), sure])[:, None, None].float().expand(2, 4, 12, 16)  # noqa: E731
+    assert not costs(0.0).any()
+    torch.testing.assert_close(costs(1.0)[2], torch.tensor(0.0), atol=1e-5, rtol=0)
+    assert (costs(1.0)[[0, 1, 3, 4]] > 0.5).all()
+    torch.testing.assert_close(costs(0.5), costs(1.0) / 2)
+
+
+def test_a_second_look_is_better_where_pictures_are_noisy(scene, monkeypatch):
+    frames, views, truth, _ = scene
+    noisy = frames + 0.2 * torch.randn(frames[:, :1].shape, generator=torch.Generator().manual_seed(0))
+    found = lambda: plane_sweeps(noisy, views, torch.full((FRAMES,), 1 / 4))[0].log_inverse_depth  # noqa: E731
+    error = lambda: (found() - truth).abs()[truth < -1].mean()  # noqa: E731 (of the wall)
+    twice = error()
+    monkeypatch.setattr(sweep, "TOLD", 0.0)
+    assert twice < 0.75 * error()
+
+
 def test_wrong_cameras_are_not_confirmed(scene):
     frames, views, _, found = scene
     turned = replace(views, translation=views.translation[..., [1, 0, 2]])
