@@ -75,7 +75,8 @@ terms = joint.Terms(triangulation, uncertainty, smoothness, photometric, consist
 #
 # Two things speak of depth: the matches, triangulated, and a **plane sweep** (`models.sweep`): every pixel tries 48 inverse
 # depths and keeps the one under which the other frames look like it, and like its neighbours' choice. Matches are exact
-# where flow found the way; the sweep needs no way to be found, only cameras, and finds what is thin, near or repeated.
+# where flow found the way; the sweep needs no way to be found, only cameras, and finds what is thin, near or repeated. It looks
+# twice: the second time, where another frame is sure of a depth, that speaks instead of its picture.
 
 # %%
 cameras, tag = Path("results/stage1/cameras"), hashlib.sha256()
