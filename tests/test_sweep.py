@@ -196,13 +196,13 @@ def test_an_edge_of_the_picture_makes_a_step_cheaper():
 def test_fusing_prefers_agreement():
     shape = (1, 2, 2)
     full = lambda value: torch.full(shape, value)  # noqa: E731
-    found = DepthEvidence.measured(full(0.0), torch.tensor([[[0.8, 0.8], [0.8, 0.0]]]), full(0.0))
-    swept = Sweep(torch.tensor([[[0.02, 1.0], [1.0, 1.0]]]), torch.tensor([[[0.6, 0.2], [0.7, 0.7]]]), full(1.0))
+    found = DepthEvidence.measured(full(0.0), torch.tensor([[[1.0, 1.0], [1.0, 0.0]]]), full(0.0))  # counts for 0.3
+    swept = Sweep(torch.tensor([[[0.02, 1.0], [1.0, 1.0]]]), torch.tensor([[[0.6, 0.1], [0.7, 0.7]]]), full(1.0))
     both = fuse(found, swept)
     logs, weight = both.log_inverse_depth[0], both.weight[0]
-    assert 0 < logs[0, 0] < 0.02 and weight[0, 0] == pytest.approx(0.8, abs=0.01)
-    assert logs[0, 1] == pytest.approx(0, abs=1e-3) and weight[0, 1] == pytest.approx(0.6, abs=1e-3)
-    assert logs[1, 0] == pytest.approx(1, abs=1e-3) and weight[1, 0] == pytest.approx(0.1, abs=1e-3)
+    assert 0.01 < logs[0, 0] < 0.02 and weight[0, 0] == pytest.approx(0.6, abs=0.01)
+    assert logs[0, 1] == pytest.approx(0, abs=1e-3) and weight[0, 1] == pytest.approx(0.2, abs=1e-3)
+    assert logs[1, 0] == pytest.approx(1, abs=1e-3) and weight[1, 0] == pytest.approx(0.4, abs=1e-3)
     assert logs[1, 1] == pytest.approx(1, abs=1e-3) and weight[1, 1] == pytest.approx(0.7, abs=1e-3)
 
 

@@ -92,7 +92,8 @@ class DepthNet(nn.Module):
                 y = layer(torch.cat([F.interpolate(y, size=skip.shape[-2:], mode="nearest"), skip], dim=1))
             known = F.interpolate(evidence, y.shape[-2:], mode="bilinear", align_corners=False)
             y = self.head(torch.cat([y, known.to(y.dtype)], dim=1)).float()
-        log_inverse = y[:, 0] + known[:, 0] + (1 - known[:, 1]) * known[:, 3]  # right until the network knows better
+        doubt = 1 - known[:, 1]  # where evidence is certain the network leaves it as it is
+        log_inverse = known[:, 0] + doubt * (known[:, 3] + y[:, 0])
         log_inverse = log_inverse - log_inverse.mean((1, 2), keepdim=True)
         return LOG_LIMIT * torch.tanh(log_inverse / LOG_LIMIT), y[:, 1].clamp(-4, 2)
 

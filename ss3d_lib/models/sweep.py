@@ -32,6 +32,7 @@ MATCH = 0.6  # only what matches better than this is confirmed: smooth mistakes 
 TOLD, TOLD_LOG = 0.8, 0.2  # weight of a depth that is told for certain; difference of log depth at which it contradicts
 EDGE = 4.0  # a step in depth is cheaper where the picture changes
 AGREE_PX, AGREE_LOG = 1.0, 0.15  # another frame confirms a depth that it sees within so much
+MATCHES = 0.3  # weight of triangulated matches beside the sweep, which is the more precise of the two
 CONFLICT = 0.2  # difference of log depth at which two estimates contradict each other
 
 
@@ -246,14 +247,14 @@ def blend(
 
 def fuse(found: DepthEvidence, sweep: Sweep) -> DepthEvidence:
     """Triangulated matches and the sweep together: where they agree their mean, where not the more certain, with less weight."""
-    weight = sweep.agreed * sweep.parallax
+    weight, found_weight = sweep.agreed * sweep.parallax, MATCHES * found.weight
     gap = found.log_inverse_depth - sweep.log_inverse_depth
     agree = torch.exp(-((gap / CONFLICT) ** 2))
-    share = 2 * weight / (found.weight + 2 * weight + 1e-6)  # the sweep is the more precise of the two
+    share = weight / (found_weight + weight + 1e-6)
     share = agree * share + (1 - agree) * (share > 0.5)
     return DepthEvidence(
         found.log_inverse_depth - gap * share,
-        torch.maximum(found.weight, weight) - (1 - agree) * torch.minimum(found.weight, weight),
+        torch.maximum(found_weight, weight) - (1 - agree) * torch.minimum(found_weight, weight),
         found.moving,
         sweep.log_inverse_depth,
         sweep.parallax,
