@@ -99,8 +99,8 @@ def evidence_panel(batch, index):
     masked = lambda e: np.where(e.weight[index] > 0.1, e.log_inverse_depth[index], np.nan)
     return {
         "picture": batch.frames[index].permute(1, 2, 0).numpy(),
-        "given, log inverse depth": masked(batch.given),
-        "target, log inverse depth": masked(batch.target),
+        "given: log 1/depth, median 0": masked(batch.given),
+        "target: log 1/depth, median 0": masked(batch.target),
         "weight of the target": batch.target.weight[index].numpy(),
         "the sweep, everywhere": batch.target.guess[index].numpy(),
     }
@@ -182,8 +182,8 @@ def predict_panel(batch, index):
         blind, _ = model.depth_net(batch.frames[index : index + 1], 0 * as_channels(batch.target)[index : index + 1])
     return {
         "picture": batch.frames[index].permute(1, 2, 0).numpy(),
-        "clip: log inverse depth": seen[0].numpy(),
-        "picture alone": blind[0].numpy(),
+        "clip: log 1/depth, mean 0": seen[0].numpy(),
+        "picture alone, the same": blind[0].numpy(),
         "standard error, log": std[0].exp().numpy(),
     }
 
@@ -212,7 +212,7 @@ print(f"triangulation loss {first:.3f} -> {last:.3f}")
 # - Order matters: with motions taken from an untrained depth, nothing is learnt.
 #
 # ## Exercises
-# 1. Set `single_image = 0` and look at "picture alone" again. What did the network stop learning?
+# 1. Set `single_image = 0` and look at "picture alone, the same" again. What did the network stop learning?
 #    (Open: a training of some minutes.)
 # 2. Show that the loss is blind to scale: add a constant to the predicted log inverse depth.
 

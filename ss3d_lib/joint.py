@@ -31,7 +31,6 @@ from ss3d_lib.models.triangulation import DepthEvidence, as_channels, centred, m
 from ss3d_lib.reprojection import Neighbours, neighbours_of, reprojection_maps, reprojection_terms
 
 SCALE_ANCHOR = 1e-3  # weight of the squared log inverse depth: holds the free scale near 1, where the network starts
-TILT = 0.1  # standard deviation of the tilt, in log inverse depth, from the middle to the edge
 
 
 @dataclass(frozen=True)
@@ -65,20 +64,15 @@ def evidence(shots: list[Shot], starts: list[int], part: bool) -> DepthEvidence:
 
 
 def degraded(found: DepthEvidence, single_image: float, rng: torch.Generator) -> DepthEvidence:
-    """The evidence with holes, or, for some images, none; with the errors of a short clip's camera."""
+    """The evidence with holes, or, for some images, none.
+
+    Noise and tilts on top, as a wrong camera makes them, would teach the network to mend what is right: 2.6 % worse on validation.
+    """
     images, height, width = found.weight.shape
     keep_all = torch.rand(images, 1, 1, 1, generator=rng) >= single_image
     patches = torch.rand(images, 1, height // 12 + 1, width // 12 + 1, generator=rng)
     holes = F.interpolate((patches > torch.rand(images, 1, 1, 1, generator=rng) * 0.5).float(), (height, width))
-    noise = 0.03 * torch.randn(found.weight.shape, generator=rng) + camera_noise(images, height, width, rng)
-    return centred(found.masked((keep_all * holes)[:, 0]).tilted(noise))
-
-
-def camera_noise(images: int, height: int, width: int, rng: torch.Generator) -> Float[Tensor, "B h w"]:
-    """What a wrong focal length or motion does to log inverse depth: mostly a tilt across the picture."""
-    x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height)[:, None]
-    tilt = TILT * torch.randn(images, 2, 1, 1, generator=rng)
-    return tilt[:, 0] * x + tilt[:, 1] * y
+    return centred(found.masked((keep_all * holes)[:, 0]))
 
 
 def augment(batch: DepthBatch, min_crop: float, rng: torch.Generator) -> DepthBatch:

@@ -27,8 +27,7 @@ def use_style() -> None:
 
 def save_figure(figure: Figure, path: str | Path) -> Figure:
     """Write a PNG (its bytes do not depend on the day) and return the figure, so that a cell shows it too."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
     return figure
@@ -262,8 +261,8 @@ def loss_curves(history: Mapping[str, np.ndarray], title: str = "", window: int 
 
 
 def map_panel(rows: Sequence[Mapping[str, np.ndarray]]) -> Figure:
-    """Rows of named panels: pictures (H, W, 3), and maps (H, W) with a colour bar each, or "none" where all is nan."""
-    size = (2.6 * len(rows[0]), 1.75 * len(rows))
+    """Rows of named panels: pictures (H, W, 3), and maps (H, W) with colours from the 1st to the 99th percentile, or "none" where all is nan."""
+    size = 2.6 * len(rows[0]), 1.75 * len(rows)
     figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=size, squeeze=False, layout="compressed")
     for index, row in enumerate(rows):
         for axis, (name, values) in zip(axes[index], row.items()):
@@ -273,6 +272,7 @@ def map_panel(rows: Sequence[Mapping[str, np.ndarray]]) -> Figure:
             if np.isnan(values).all():
                 axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", va="center")
             elif values.ndim == 2:
+                drawn.set_clim(*np.nanquantile(values, (0.01, 0.99)))
                 figure.colorbar(drawn, ax=axis, fraction=0.046)
     return figure
 

@@ -83,7 +83,8 @@ def test_every_frame_that_sees_a_hypothesis_has_one_say():
     still = torch.eye(3).expand(3, 2, 3, 3), torch.zeros(3, 2, 3)
     views = Views(torch.tensor([[1, 2]] * 3), torch.ones(3, 2), *still, torch.full((3,), 20.0))
     choices = torch.tensor([[1.0, 1], [1, 0], [0, 1], [0, 0]])
-    costs = sweep.frame_costs(described, views, 0, torch.ones(4), choices)
+    landing = sweep.land(views, 0, torch.ones(4), (12, 16))
+    costs = sweep.average(sweep.picture_gap(described, 0, landing).expand(4, -1, -1, -1, -1), landing, choices)
     expected = torch.tensor([0.5, 0.0, 1.0, sweep.UNSEEN])
     torch.testing.assert_close(costs, expected[:, None, None, None].expand(4, 4, 12, 16))
 
@@ -91,13 +92,13 @@ def test_every_frame_that_sees_a_hypothesis_has_one_say():
 def test_a_depth_that_another_frame_is_sure_of_is_seen_from_here():
     """Blank pictures, a camera that steps 1 ahead, and an inverse depth of 1 / 2 told there: from here 1 / 3."""
     views = Views(torch.tensor([[1], [0]]), torch.tensor([[1.0], [0]]), torch.eye(3).expand(2, 1, 3, 3), torch.tensor([0.0, 0, -1]).expand(2, 1, 3), torch.full((2,), 20.0))
-    rho = 1 / torch.tensor([2.0, 2.5, 3, 3.5, 4])
-    costs = lambda sure: sweep.frame_costs(maps(sure), views, 0, rho, torch.ones(1, 1))[0, :, 6, 8]  # noqa: E731
-    maps = lambda sure: torch.tensor([0, 0, -np.log(2), sure])[:, None, None].float().expand(2, 4, 12, 16)  # noqa: E731
-    assert not costs(0.0).any()
-    torch.testing.assert_close(costs(1.0)[2], torch.tensor(0.0), atol=1e-5, rtol=0)
-    assert (costs(1.0)[[0, 1, 3, 4]] > 0.5).all()
-    torch.testing.assert_close(costs(0.5), costs(1.0) / 2)
+    landing = sweep.land(views, 0, 1 / torch.tensor([2.0, 2.5, 3, 3.5, 4]), (12, 16))
+    told = lambda sure: torch.tensor([-np.log(2), sure])[:, None, None].float().expand(1, 2, 2, 12, 16)  # noqa: E731
+    gaps = lambda sure: sweep.told_gap(torch.zeros(1, 5, 12, 16), told(sure), landing)[0, 0, :, 6, 8]  # noqa: E731
+    assert not gaps(0.0).any()
+    torch.testing.assert_close(gaps(1.0)[2], torch.tensor(0.0), atol=1e-5, rtol=0)
+    assert (gaps(1.0)[[0, 1, 3, 4]] > 0.5).all()
+    torch.testing.assert_close(gaps(0.5), gaps(1.0) / 2)
 
 
 def test_a_second_look_is_better_where_pictures_are_noisy(scene, monkeypatch):

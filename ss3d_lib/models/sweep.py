@@ -8,6 +8,7 @@ more, and where the others are sure, their depth speaks instead of their picture
 maps of other frames confirm. All maps lie at half the resolution of the frames.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -56,6 +57,22 @@ class Sweep:
     parallax: Float[Tensor, "F h w"]  # in [0, 1): whether there is parallax to see depth by
 
 
+@dataclass(frozen=True)
+class Landing:
+    """Where D hypotheses at every pixel of one frame are seen in the O other frames that there are."""
+
+    slots: Int[Tensor, "O"]  # among the S of Views
+    others: Int[Tensor, "O"]  # their places among the F frames
+    place: Float[Tensor, "O D h w 2"]  # from -1 to 1, as grid_sample has it
+    seen: Float[Tensor, "O D h w"]  # 1 where it is in front of the other camera and on its picture
+    log_inverse_depth: Float[Tensor, "O D h w"]  # of the hypothesis, seen from there
+
+    def sample(self, maps: Float[Tensor, "F C h w"]) -> Float[Tensor, "O C D h w"]:
+        """The other frames' maps at these places."""
+        there = F.grid_sample(maps[self.others], self.place.flatten(1, 2), padding_mode="border", align_corners=True)
+        return there.unflatten(2, self.seen.shape[1:3])
+
+
 @torch.no_grad()
 def plane_sweeps(
     frames: Float[Tensor, "F 3 H W"], views: Views, middle: Float[Tensor, "F"], kept: Float[Tensor, "K F S"] | None = None
@@ -69,30 +86,31 @@ def plane_sweeps(
     choices = views.exists[None] if kept is None else kept * views.exists
     half = F.avg_pool2d(frames, 2)
     logs = torch.linspace(*REACH, PLANES, device=frames.device)
-    described = describe(half)
     rho = middle[:, None] * logs.exp()
-    look = lambda maps: torch.stack([frame_costs(maps, views, k, rho[k], choices[:, k]) for k in range(len(frames))], dim=1)  # noqa: E731
-    search = lambda costs: [  # noqa: E731
-        smooth(cost, gaps, half, logs, middle, replace(views, exists=exists)) for cost, gaps, exists in zip(costs, unlike, choices)
-    ]
-    unlike = look(described)
-    told = [torch.stack([sweep.log_inverse_depth, sweep.agreed], dim=1) for sweep in search(unlike)]
-    return search(look(torch.cat([described, *told], dim=1)))
 
+    def look(gap: Callable[[int, Landing], Float[Tensor, "K O D h w"]]) -> Float[Tensor, "K F D h w"]:
+        landings = (land(views, k, rho[k], half.shape[-2:]) for k in range(len(frames)))  # made anew: 1 GB for 27 frames
+        return torch.stack([average(gap(k, landing), landing, choices[:, k]) for k, landing in enumerate(landings)], dim=1)
 
-def smooth(
-    cost: Float[Tensor, "F D h w"],
-    unlike: Float[Tensor, "F D h w"],
-    half: Float[Tensor, "F 3 h w"],
-    logs: Float[Tensor, "D"],
-    middle: Float[Tensor, "F"],
-    views: Views,
-) -> Sweep:
-    """The smooth depth maps of least cost, and what speaks for them; `unlike`: the costs of the pictures alone."""
-    log_offset, plane = lowest(semi_global(cost, half), logs)
-    log_inverse = log_offset + middle.log()[:, None, None]
-    agreed, parallax = confirmed(log_inverse, views, middle)
-    return Sweep(log_inverse, agreed * (unlike.gather(1, plane)[:, 0] < MATCH), parallax)
+    def search(costs: Float[Tensor, "K F D h w"]) -> list[Sweep]:
+        found = []
+        for cost, picture_cost, exists in zip(costs, unlike, choices):
+            log_offset, plane = lowest(semi_global(cost, half), logs)
+            log_inverse = log_offset + middle.log()[:, None, None]
+            agreed, parallax = confirmed(log_inverse, replace(views, exists=exists), middle)
+            alike = picture_cost.gather(1, plane)[:, 0] < MATCH
+            found.append(Sweep(log_inverse, agreed * alike, parallax))
+        return found
+
+    described, pictures = describe(half), []
+
+    def unlike_there(k: int, landing: Landing) -> Float[Tensor, "K O D h w"]:
+        pictures.append(picture_gap(described, k, landing))
+        return pictures[k].expand(len(choices), *pictures[k].shape)
+
+    unlike = look(unlike_there)
+    told = torch.stack([torch.stack([sweep.log_inverse_depth, sweep.agreed], dim=1) for sweep in search(unlike)])
+    return search(look(lambda k, landing: told_gap(pictures[k], told, landing)))
 
 
 def describe(half: Float[Tensor, "F 3 h w"]) -> Float[Tensor, "F 2 h w"]:
@@ -107,36 +125,43 @@ def describe(half: Float[Tensor, "F 3 h w"]) -> Float[Tensor, "F 2 h w"]:
     return GAIN * slopes / (1 + slopes.norm(dim=1, keepdim=True) / SATURATION)
 
 
-def frame_costs(
-    maps: Float[Tensor, "F C h w"], views: Views, index: int, rho: Float[Tensor, "D"], choices: Float[Tensor, "K S"]
-) -> Float[Tensor, "K D h w"]:
-    """Costs in [0, 1] of inverse depths rho at every pixel of one frame, for K choices of views.
-
-    Args:
-        maps: 2 channels of `describe`, and of an earlier sweep with each choice the log inverse depth and how far it is agreed.
-    """
-    height, width = maps.shape[-2:]
+def land(views: Views, index: int, rho: Float[Tensor, "D"], size: tuple[int, int]) -> Landing:
+    """Where inverse depths rho at every pixel of one frame's map are seen from the frames that it is compared with."""
+    height, width = size
     centre = rho.new_tensor([width - 0.5, height - 0.5])
     rays = to_rays((half_grid(height, width, rho.device) - centre).reshape(1, -1, 2), views.focal_px[index : index + 1])
     to_edge = views.focal_px[index] / rho.new_tensor([width - 1.0, height - 1.0])  # normalised: the last pixels are at 1
     slots = torch.nonzero(views.exists[index] > 0)[:, 0]
-    if not len(slots):
-        return rho.new_full((len(choices), len(rho), height, width), UNSEEN)
     turned, shift = views.rotation[index, slots] @ rays, views.translation[index, slots]
     x, y, z = (turned[:, axis, None] + shift[:, axis, None, None] * rho[:, None] for axis in range(3))
-    scale = 1 / z.clamp(min=MIN_Z)
-    x, y = x * scale * to_edge[0], y * scale * to_edge[1]
-    seen = ((x.abs() <= 1) & (y.abs() <= 1) & (z > MIN_Z)).unflatten(2, (height, width)).float()
-    others = maps[views.index[index, slots]]
-    place = torch.stack([x, y], dim=-1).view(len(slots), -1, width, 2)
-    there = F.grid_sample(others, place, padding_mode="border", align_corners=True).unflatten(2, (len(rho), height))
-    gap = (there[:, :2] - maps[index, :2, None]).abs().clamp(max=2).mean(1).clamp(max=1)[:, None]
-    if maps.shape[1] > 2:
-        depth, sure = there[:, 2::2], there[:, 3::2]
-        seen_from_there = (rho[:, None] / z.clamp(min=MIN_Z)).log().unflatten(2, (height, width))[:, None]
-        told_gap = ((depth - seen_from_there) / TOLD_LOG).abs().clamp(max=1)
-        gap = gap + TOLD * sure * (told_gap - gap)
-    total, count = (box(torch.einsum("ks,skdhw->kdhw", choices[:, slots], x), COST_WINDOW) for x in (gap * seen[:, None], seen[:, None]))
+    depth = z.clamp(min=MIN_Z)
+    x, y = x / depth * to_edge[0], y / depth * to_edge[1]
+    seen = ((x.abs() <= 1) & (y.abs() <= 1) & (z > MIN_Z)).float()
+    maps = torch.stack([x, y], dim=-1), seen, (rho[:, None] / depth).log()
+    return Landing(slots, views.index[index, slots], *(values.unflatten(2, size) for values in maps))
+
+
+def picture_gap(described: Float[Tensor, "F 2 h w"], index: int, landing: Landing) -> Float[Tensor, "O D h w"]:
+    """How far one frame and what it is compared with look different, in [0, 1]; `described`: see `describe`."""
+    return (landing.sample(described) - described[index, :, None]).abs().clamp(max=2).mean(1).clamp(max=1)
+
+
+def told_gap(picture: Float[Tensor, "O D h w"], told: Float[Tensor, "K F 2 h w"], landing: Landing) -> Float[Tensor, "K O D h w"]:
+    """The picture's gap, but where another frame is sure of a depth how far it contradicts the hypothesis.
+
+    Args:
+        told: of K earlier sweeps, the log inverse depth and how far it is agreed.
+    """
+    depth, sure = landing.sample(told.transpose(0, 1).flatten(1, 2)).unflatten(1, (-1, 2)).transpose(0, 1).unbind(2)
+    contradiction = ((depth - landing.log_inverse_depth) / TOLD_LOG).abs().clamp(max=1)
+    return picture + TOLD * sure * (contradiction - picture)
+
+
+def average(gap: Float[Tensor, "K O D h w"], landing: Landing, choices: Float[Tensor, "K S"]) -> Float[Tensor, "K D h w"]:
+    """Mean gap over the frames that see a hypothesis and over a small window, for K choices of views."""
+    chosen = choices[:, landing.slots]
+    total = box(torch.einsum("ko,kodhw->kdhw", chosen, gap * landing.seen), COST_WINDOW)
+    count = box(torch.einsum("ko,odhw->kdhw", chosen, landing.seen), COST_WINDOW)
     return torch.where(count > 0.2, total / count.clamp(min=0.2), UNSEEN)
 
 

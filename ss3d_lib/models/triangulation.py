@@ -43,10 +43,6 @@ class DepthEvidence:
         """The same where the mask is 1, nothing where it is 0."""
         return replace(self, weight=self.weight * mask, moving=self.moving * mask, parallax=self.parallax * mask)
 
-    def tilted(self, change: Float[Tensor, "B h w"]) -> "DepthEvidence":
-        """The same with log inverse depths changed."""
-        return replace(self, log_inverse_depth=self.log_inverse_depth + change, guess=self.guess + change)
-
 
 @dataclass(frozen=True)
 class Correspondences:
