@@ -149,7 +149,8 @@ plots.save_figure(plots.ranked_weights(moments), figures / "curriculum.png")
 # $$ L = \frac{\sum_p w_p\,\min(|\log \hat\rho_p - \log \rho_p - m|,\,1.5)}{\sum_p w_p} + 0.1\,L_{\text{uncertainty}} +
 # 0.02\,L_{\text{smoothness}} + \lambda_p L_{\text{photometric}} + \lambda_c L_{\text{consistency}} + 0.001\,\overline{(\log\hat\rho)^2} $$
 #
-# The last term holds the free scale near 1, where the network starts; nothing else would.
+# The last term holds the free scale near 1, where the network starts; nothing else would. Evidence and target come from the same
+# cameras, so that the cameras' errors show in no term; `losses.camera_error` adds them to what the standard error is trained on.
 
 # %%
 model = load_model("results/stage1/model.safetensors")

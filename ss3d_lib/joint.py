@@ -66,7 +66,7 @@ def evidence(shots: list[Shot], starts: list[int], part: bool) -> DepthEvidence:
 def degraded(found: DepthEvidence, single_image: float, rng: torch.Generator) -> DepthEvidence:
     """The evidence with holes, or, for some images, none.
 
-    Noise and tilts on top, as a wrong camera makes them, would teach the network to mend what is right: 2.6 % worse on validation.
+    Noise and tilts on top, as wrong cameras make them, would teach the network to mend what is right: 2.6 % worse on validation.
     """
     images, height, width = found.weight.shape
     keep_all = torch.rand(images, 1, 1, 1, generator=rng) >= single_image

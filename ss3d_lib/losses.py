@@ -13,6 +13,7 @@ from ss3d_lib.models.triangulation import DepthEvidence
 from ss3d_lib.twoview import weighted_median
 
 LOG_CLAMP = 1.5  # errors beyond e^1.5 = 4.5x are mismatches, not depth
+CAMERA_NOISE, CAMERA_TILT = 0.024, 0.08  # mean |log error| that wrong cameras make everywhere, and more to the sides
 
 
 def resize_map(x: Float[Tensor, "B a b"], size: tuple[int, int]) -> Float[Tensor, "B h w"]:
@@ -43,10 +44,19 @@ def uncertainty_loss(
 ) -> Tensor:
     """Negative log likelihood (Laplace; Kendall & Gal 2017, eq. 8) of the errors; trains log_std alone.
 
+    The cameras' own errors do not show, for evidence and target share them; `camera_error` stands for them.
+
     log_std: log of the scale of the distribution; `clipnet.TRUE_ERROR` makes a standard error of it.
     """
     error = log_depth_error(log_inverse.detach(), target).clamp(max=LOG_CLAMP)
+    error = torch.hypot(error, camera_error(*error.shape[1:], error.device))
     return ((error * (-log_std).exp() + log_std) * target.weight).sum() / target.weight.sum().clamp(min=1)
+
+
+def camera_error(height: int, width: int, device: torch.device | None = None) -> Float[Tensor, "h w"]:
+    """What a short clip's wrong focal length and motion do to log inverse depth: mostly a tilt across the picture."""
+    x, y = torch.linspace(-1, 1, width, device=device), torch.linspace(-1, 1, height, device=device)[:, None]
+    return (CAMERA_NOISE**2 + CAMERA_TILT**2 * (x**2 + y**2)).sqrt()
 
 
 def smoothness_loss(log_inverse: Float[Tensor, "B h w"], frames: Float[Tensor, "B 3 H W"]) -> Tensor:

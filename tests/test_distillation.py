@@ -308,8 +308,8 @@ def test_adaptation_gives_a_learning_curve(tmp_path, model, shots):
     judge = lambda net: experts.mean_error(net.depth_net, held_out)  # noqa: E731
     adapted, curve = finetuning.adapt(model, finetuning.without_labels(early, 4, TERMS), judge, Plan(steps=8, **QUICK), tmp_path, "adapting")
     assert curve.step.tolist() == [0, 2, 4, 6, 8]
-    assert curve.error.iloc[0] == pytest.approx(experts.mean_error(model.depth_net, held_out))
-    assert curve.error.iloc[-1] == pytest.approx(experts.mean_error(adapted.depth_net, held_out), rel=1e-3)  # bfloat16
+    assert curve.error.iloc[0] == pytest.approx(experts.mean_error(model.depth_net, held_out), rel=1e-3)  # bfloat16
+    assert curve.error.iloc[-1] == pytest.approx(experts.mean_error(adapted.depth_net, held_out), rel=1e-3)
     assert finetuning.steps_to_reach(curve, curve.error.iloc[0]) == 0
     assert np.isnan(finetuning.steps_to_reach(curve, 0.0))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from ss3d_lib import losses
 from ss3d_lib.checkpoints import load_model, save_model
 from ss3d_lib.geometry import invert_pose, pixel_grid, rotation_angle_deg
 from ss3d_lib.metrics import umeyama
@@ -31,6 +32,7 @@ from ss3d_lib.models.matching import (
 from ss3d_lib.models.trajectory import PairGraph, average_rotations, build_trajectory, nearest_rotation, solve_scales
 from ss3d_lib.models.triangulation import (
     Correspondences,
+    DepthEvidence,
     as_channels,
     centred,
     half_grid,
@@ -576,3 +578,18 @@ def test_halving_averages_areas_where_half_grid_says():
     grid = pixel_grid(8, 12)
     torch.testing.assert_close(halve(grid[None])[0], half_grid(4, 6))
     torch.testing.assert_close(halve(grid[None, ..., 0])[0], half_grid(4, 6)[..., 0])
+
+
+def test_a_standard_error_is_never_less_than_what_the_cameras_add():
+    """Depth equal to its evidence: the likeliest scale of the errors is the cameras' share, least in the middle of the picture."""
+    nothing = torch.zeros(1, 9, 15)
+    target = DepthEvidence.measured(nothing, nothing + 1, nothing)
+    log_std = nothing.clone().requires_grad_()
+    optimiser = torch.optim.Adam([log_std], lr=0.05)
+    for _ in range(300):
+        optimiser.zero_grad()
+        losses.uncertainty_loss(nothing, log_std, target).backward()
+        optimiser.step()
+    expected = losses.camera_error(9, 15)
+    torch.testing.assert_close(log_std.exp()[0], expected, rtol=0.02, atol=0)
+    assert expected[4, 7] == expected.min() and expected[0, 0] > 3 * expected.min()
