@@ -35,7 +35,7 @@ threads = 2  # cores of the reference machine
 # three questions: how far is each pixel (**depth**), how did the camera move (**ego-motion**), and what lens was it
 # (**intrinsics**). It is trained on web video **without any label**: the only teacher is that the frames of a clip
 # show one scene. This collection builds that training, from raw videos to one checkpoint, at a size that a laptop
-# trains in half an hour. It is our own implementation: the authors published no code.
+# trains in less than half an hour. It is our own implementation: the authors published no code.
 #
 # | you get | shape | meaning |
 # |---|---|---|
@@ -332,7 +332,7 @@ pd.DataFrame(rows).T.round(3)
 # is the notebook; the .ipynb beside it is made from it by `make twins`. Executed copies, with figures, lie in
 # `results/NAME/`.
 #
-# **Hardware.** Two CPU cores, 8 GB of memory and 11 GB of disk are enough. A GPU is used where there is one.
+# **Hardware.** Two CPU cores, 8 GB of memory and 11 GB of disk are enough. No GPU is used.
 #
 # ## Glossary
 # | word | meaning |

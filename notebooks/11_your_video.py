@@ -217,7 +217,8 @@ print(f"{facts['points']} points, {facts['frames']} frames in {out / 'export'}")
 # From the shell, for all shots of a video: `python -m ss3d_lib.predict VIDEO --out FOLDER` (arrays as npz).
 #
 # ## Recap
-# - Look at the score and at `trust` first; a beautiful depth map of a tripod shot is a guess.
+# - Look at the score first: a beautiful depth map of a tripod shot is a guess. `trust` is low where the camera stands still, but not of every
+#   pan or zoom.
 # - One focal length per shot, with an interval. One scale per shot, unknown.
 # - To adapt the network to your footage: notebook 08. To train on a folder of it: `curate: videos:` in `params.yaml`.
 #

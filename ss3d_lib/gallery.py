@@ -2,7 +2,7 @@
 
     python -m ss3d_lib.gallery VIDEO_OR_FOLDER --out FOLDER
 
-Writes shots.csv (why each shot was kept or not, focal length, trust), gallery.png (one row per kept shot:
+Writes shots.csv (why each shot was kept or not, focal length, trust), gallery.png (a row per video: its best kept shot:
 picture, inverse depth, path from above, belief about the focal length), and per video what
 `python -m ss3d_lib.predict` writes. A video that cannot be read is a row of the table; the others go on. After Ctrl-C the
 same command goes on with the next video, and a second time it predicts only what is new or changed.
@@ -31,7 +31,7 @@ from ss3d_lib.progress import progress
 from ss3d_lib.training import fingerprint
 from ss3d_lib.video import VideoError, find_videos
 
-VERSION = 3  # change it when predictions change: videos predicted by another version are predicted again
+VERSION = 4  # change it when predictions change: videos predicted by another version are predicted again
 COLUMNS = ("video", "results", "shot", "start_s", "end_s", "kept", "score", "reason", "focal_share", "focal_low", "focal_high", "trust")
 
 
