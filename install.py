@@ -38,9 +38,16 @@ def find_python():
     )
 
 
+def was_moved():
+    """Whether .venv was made for another folder: its scripts would call a Python that is not there, or another one."""
+    lines = (VENV / "pyvenv.cfg").read_text().splitlines()
+    return not any(line.startswith("command") and line.endswith(f" {VENV}") for line in lines)
+
+
 def make_venv():
-    """A new .venv, unless there is one whose Python still starts."""
-    if PYTHON.exists() and subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True).returncode == 0:
+    """A new .venv, unless there is one in its place whose Python still starts."""
+    works = PYTHON.exists() and subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True).returncode == 0
+    if works and not was_moved():
         return
     if subprocess.run([find_python(), "-m", "venv", "--clear", VENV]).returncode != 0:
         shutil.rmtree(VENV, ignore_errors=True)

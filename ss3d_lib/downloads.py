@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +31,7 @@ TYPES = ("video/", "application/octet-stream", "binary/octet-stream", "applicati
 PIECE_BYTES = 1 << 16
 MAX_TEXT_BYTES = 4096  # the longest answer of an id mapping
 MAX_WAIT_S = 600.0  # no server may make us wait longer
+TOO_OFTEN = ("not a bot", "rate-limited", "try again later", "captcha")  # YouTube's words for: you ask too often
 SIGNATURES = (  # first bytes, suffix: the containers we let FFmpeg open; a playlist could name files of this machine
     (rb".{4}ftyp", ".mp4"), (rb".{4}(moov|mdat|wide)", ".mov"), (rb"\x1aE\xdf\xa3", ".mkv"), (rb"RIFF.{4}AVI ", ".avi"),
     (rb"FLV", ".flv"), (rb"OggS", ".ogv"), (rb"\x00\x00\x01\xba", ".mpg"), (rb"\x30\x26\xb2\x75", ".wmv"),
@@ -145,8 +147,18 @@ def _response(url: str, pacer: Pacer, silence_s: float) -> Iterator[requests.Res
 
 def _status_error(status: int, retry_after: str = "") -> Exception:
     if status in (408, 425, 429) or status >= 500:
-        return TemporaryError(f"HTTP status {status}", float(retry_after) if retry_after.isdecimal() else 0.0)
+        return TemporaryError(f"HTTP status {status}", _seconds(retry_after))
     return RefusedError(f"HTTP status {status}", status)
+
+
+def _seconds(retry_after: str) -> float:
+    """The header Retry-After (RFC 9110: seconds, or a date) in seconds from now; 0 for anything else."""
+    if retry_after.isdecimal():
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except ValueError:
+        return 0.0
 
 
 def _check_size(size: int, limits: Limits) -> None:
@@ -230,8 +242,10 @@ def _yt_dlp_error(error: Exception) -> Exception:
         if isinstance(link, OSError) and link.errno in DISK:
             return link
         if isinstance(link, HTTPError):
-            return type(_status_error(link.status))(text)
-        if isinstance(link, TransportError) or "not a bot" in str(link):  # YouTube's words for: you ask too often
+            found = _status_error(link.status, link.response.headers.get("Retry-After", ""))
+            found.args = (text,)
+            return found
+        if isinstance(link, TransportError) or any(words in str(link).lower() for words in TOO_OFTEN):
             return TemporaryError(text)
         expected = expected or getattr(link, "expected", False) or "No suitable extractor" in str(link)
         inner = getattr(link, "cause", None) or (getattr(link, "exc_info", None) or (None, None))[1]
@@ -249,7 +263,7 @@ def check_video(path: Path) -> str:
     try:
         _require_pictures(path)
         info = video.probe(path)
-        missing = video.missing_tail(info, _last_time_s(path))
+        missing = video.missing_tail(info, _last_time_s(path)) and video.missing_tail(info, _end_s(path))
     except (video.VideoError, av.error.FFmpegError) as error:
         raise TemporaryError(f"cannot be decoded, perhaps cut off: {str(error).removeprefix(f'{path}: ')}") from error
     if missing:
@@ -266,6 +280,14 @@ def _require_pictures(path: Path) -> None:
         raise RefusedError("not a video file: it only begins like a container that is read here") from error
     if not pictures:
         raise RefusedError("holds no pictures, only sound or data")
+
+
+def _end_s(path: Path) -> float:
+    """End of the last packet of any stream after the first one, in s: sound may go on after the pictures. Decodes nothing."""
+    with av.open(video.address(path)) as container:
+        packets = [(packet.pts, packet.duration or 0, packet.time_base) for packet in container.demux() if packet.pts is not None]
+    ends_s = [float((start + length) * base) for start, length, base in packets]
+    return max(ends_s) - min(float(start * base) for start, _, base in packets) if packets else 0.0
 
 
 def _last_time_s(path: Path) -> float:

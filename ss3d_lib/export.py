@@ -35,8 +35,7 @@ def write_depth_png(path: str | Path, depth: Float[np.ndarray, "H W"], unit: flo
 def _write_png(path: str | Path, image: np.ndarray) -> None:
     """(H, W) uint16 or (H, W, 3) uint8 BGR. Raises OSError naming the file."""
     with atomic_write(path) as temporary:
-        if not cv2.imwrite(str(temporary), image):
-            raise OSError(f"{path} could not be written: check the name (it must end in .png) and the space on the disk")
+        temporary.write_bytes(cv2.imencode(".png", image)[1])  # cv2.imwrite does not notice a disk that fills up at the end
 
 
 def read_depth_png(path: str | Path, unit: float) -> Float[np.ndarray, "H W"]:

@@ -181,15 +181,22 @@ def _is_there(row: FetchRow, folder: Path) -> bool:
     return row.status == "fetched" and bool(PLACE.fullmatch(row.path)) and (folder / row.path).is_file()
 
 
+def _state(row: FetchRow, folder: Path) -> tuple[FetchRow | None, str]:
+    """What an earlier call, perhaps a killed one, remembered of a row and the stamp of its settings; None where it did not."""
+    try:
+        state = read_json(_state_file(row, folder))
+        return _written(state["row"]), state["stamp"]
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or damaged
+        return None, ""
+
+
 def _earlier(row: FetchRow, folder: Path, settings: FetchSettings) -> FetchRow:
     """What an earlier call made of a row; the row itself where there was none, or what it left no longer counts.
 
     Fetched counts while the video is there under a licence that is allowed, refused under the very same settings.
     """
-    try:
-        state = read_json(_state_file(row, folder))
-        found, stamp = _written(state["row"]), state["stamp"]
-    except (OSError, ValueError, KeyError, TypeError):  # absent, or damaged
+    found, stamp = _state(row, folder)
+    if found is None:
         return row
     if found.status == "failed" or (found.status == "refused" and stamp == _stamp(settings)):
         return found
@@ -236,7 +243,8 @@ def fetch_list(
     """
     folder, pacer, failures = Path(folder), pacer or Pacer(), 0
     folder.mkdir(parents=True, exist_ok=True)
-    before = _listed(folder)
+    killed = [state for row in rows if (state := _state(row, folder)[0]) and _is_there(state, folder)]  # may have written no manifest
+    before = list(dict.fromkeys(_listed(folder) + killed))
     found = [_earlier(row, folder, settings) for row in rows]
     waiting = [index for index, row in enumerate(found) if row.status == "failed"]
     waiting.sort(key=lambda index: found[index] != rows[index])  # the untried first

@@ -125,7 +125,7 @@ def update_file(path: Path, check: bool) -> dict[str, list[str]]:
             changes[stage] = [f"! {path} gives it no deps: name there what it reads"]
             continue
         try:
-            wanted = with_modules(deps, transitive_modules(notebook_path(stage)))
+            wanted = with_modules(deps, set().union(*map(transitive_modules, notebooks_run(stage, deps))))
         except (NotebookError, FileNotFoundError) as error:
             changes[stage] = [f"! {error}"]
             continue
@@ -139,6 +139,11 @@ def update_file(path: Path, check: bool) -> dict[str, list[str]]:
         with atomic_write(path) as temporary:
             temporary.write_text(text.getvalue(), encoding="utf-8")
     return changes
+
+
+def notebooks_run(stage: str, deps: list[str]) -> set[Path]:
+    """The notebook of a stage, and those among its deps: the stage `release` runs others."""
+    return {notebook_path(stage)} | {Path(dep) for dep in deps if dep.startswith("notebooks/") and dep.endswith(".py")}
 
 
 def _replace(deps, wanted: list[str]) -> None:

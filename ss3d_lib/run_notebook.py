@@ -58,12 +58,14 @@ class Plan:
     @property
     def command(self) -> str:
         """What runs this again: DVC where it knows the stage and would run it with the same values."""
-        file = next((path for path in PIPELINES if self.stage in stage_names(path)), None)
+        file = next((path for path in PIPELINES if self.stage in stages(path)), None)
         if set(self.given) > set(self.matrix) or file is None:
             given = "".join(f" -p {shlex.quote(f'{key}={value}')}" for key, value in self.given.items())
             return f"python -m ss3d_lib.run_notebook {self.stage}{given}"
         place = "" if file == PIPELINES[0] else f"{file.as_posix()}:"
         matrix = f"@{self.results.name}" if self.matrix else ""
+        if stages(file)[self.stage].get("frozen"):  # a plain `dvc repro` leaves it as it is
+            return f"dvc unfreeze {self.stage} && dvc repro -s {self.stage}; dvc freeze {self.stage}"
         return f"dvc repro {place}{self.stage}{matrix}"
 
 
@@ -71,12 +73,12 @@ class StageError(RuntimeError):
     """A cell of the notebook raised; the message holds its traceback and where the notebook is kept."""
 
 
-def stage_names(path: Path) -> set[str]:
+def stages(path: Path) -> dict[str, Any]:
     """The stages of a DVC file; none where it cannot be read, for its error must not stand in the place of a stage's own."""
     try:
-        return set(read_pipeline(path)["stages"])
+        return read_pipeline(path)["stages"]
     except (OSError, ValueError):
-        return set()
+        return {}
 
 
 def plan(stage: str, overrides: Mapping[str, Any] | None = None) -> Plan:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ss3d_lib.commands import finish
 
 DVC = (sys.executable, "-m", "dvc")  # of this environment, whether or not it is on the PATH
 STORE = Path("dvc_store")
+FROZEN = Path("results/release"), Path("results/rivals")
 REMEDY = f"""
-The corpus could not be fetched from {STORE}/, {{state}}.
+The corpus and what frozen stages wrote could not be put in place from {STORE}/, {{state}}.
+  "unsaved files": move those that DVC names out of data/ or results/ (its --force would delete them)
   restore it:     git checkout -- {STORE} data.dvc
   or render it:   pip install --group render in an environment of its own (Python 3.11 or 3.13), then python -m corpus --out data
   or use yours:   set curate.videos and, to other videos, experts.judge_videos in params.yaml, then dvc repro distill"""
@@ -26,7 +29,7 @@ def store_state(store: Path = STORE) -> str:
     if not store.is_dir():
         return "which is missing"
     count = sum(path.is_file() for path in store.rglob("*"))
-    return f"which holds {count} files but not all that are pinned" if count else "which is empty"
+    return f"which holds {count} files" if count else "which is empty"
 
 
 def pull() -> int:
@@ -39,7 +42,14 @@ def pull() -> int:
     status = subprocess.run([*DVC, "pull"]).returncode
     if status != 0:
         print(REMEDY.format(state=store_state()), file=sys.stderr)
-    return status
+        return status
+    return make_writable(FROZEN)
+
+
+def make_writable(folders: Sequence[Path]) -> int:
+    """Gives files that are links into DVC's cache bytes of their own: whoever runs their notebook by hand writes over them."""
+    linked = [folder for folder in folders if any(not path.stat().st_mode & 0o200 for path in folder.rglob("*"))]
+    return subprocess.run([*DVC, "unprotect", *map(str, linked)]).returncode if linked else 0
 
 
 def main() -> int:

@@ -124,7 +124,7 @@ def find_predictions(folder: str | Path) -> dict[str, Path]:
     remedy = f"make some with `python -m ss3d_lib.predict VIDEO --out {folder}`"
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder} is not a folder: {remedy}")
-    files = {path.stem: path for path in sorted(Path(folder).glob("*.npz"))}
+    files = {path.stem: path for path in sorted(Path(folder).glob("[!.]*.npz"))}
     if not files:
         raise FileNotFoundError(f"{folder} holds no prediction: {remedy}")
     return files

@@ -65,6 +65,8 @@ def count_records(path: str | Path) -> int:
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
+        if not size:
+            raise RecordError(f"{path}: is empty; download it again")
         while file.tell() < size:
             start, head = file.tell(), file.read(12)
             length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else MAX_RECORD_BYTES + 1

@@ -1,6 +1,8 @@
 """Exports are read back by other programs' readers, or by a parser written for the test; the toy room is exact."""
 
+import errno
 import json
+import os
 import struct
 from types import SimpleNamespace
 
@@ -177,9 +179,15 @@ def test_a_second_export_into_a_folder_leaves_nothing_of_the_first(tmp_path):
 
 @pytest.mark.parametrize("kind, ndim", [("rgb", 3), ("depth16", 2)])
 def test_a_picture_that_cannot_be_written_is_named(tmp_path, monkeypatch, kind, ndim):
-    write = cv2.imwrite
-    monkeypatch.setattr(cv2, "imwrite", lambda path, image: image.ndim != ndim and write(path, image))
+    code = cv2.imencode
+
+    def full(kind, image):
+        if image.ndim == ndim:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return code(kind, image)
+
+    monkeypatch.setattr(cv2, "imencode", full)
     frames, p = prediction(2)
-    with pytest.raises(OSError, match=f"{kind}/000000.png could not be written"):
+    with pytest.raises(OSError, match=f"the disk is full.*{kind}/000000.png"):
         export.write_all(tmp_path, frames, p, np.ones(p.depth_m.shape, bool))
     assert not list((tmp_path / kind).iterdir())

@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import av
 import numpy as np
@@ -101,14 +103,20 @@ def test_back_off(server, tmp_path, clip, via):
     assert row.status == "failed" and "503" in row.message and clock.pauses == [2, 4, 8]
 
 
-def test_the_server_may_ask_for_a_longer_pause(server, tmp_path, clip):
-    clock = Clock()
+@pytest.mark.parametrize("via", ["http", "yt-dlp"])
+def test_the_server_may_ask_for_a_longer_pause(server, tmp_path, clip, via):
+    clock, settings = Clock(), FetchSettings(("any",), via=via)
     page = Page(clip, fails=2, fail_status=429, headers={"Retry-After": "30"})
-    assert one(server, tmp_path, page, pacer=Pacer(0, sleep=clock.sleep)).status == "fetched"
+    assert one(server, tmp_path, page, settings, Pacer(0, sleep=clock.sleep)).status == "fetched"
     assert clock.pauses == [30, 30]
+    clock.pauses.clear()
+    page = Page(clip, fails=1, fail_status=429, headers={"Retry-After": format_datetime(datetime.now(UTC) + timedelta(seconds=60))})
+    assert one(server, tmp_path / "a", page, settings, Pacer(0, sleep=clock.sleep)).status == "fetched"
+    assert 50 < clock.pauses[0] <= 60
+    clock.pauses.clear()
     page = Page(clip, fails=1, headers={"Retry-After": "999999"})
-    one(server, tmp_path / "b", page, pacer=Pacer(0, sleep=clock.sleep))
-    assert clock.pauses[2:] == [600]
+    one(server, tmp_path / "b", page, settings, Pacer(0, sleep=clock.sleep))
+    assert clock.pauses == [600]
 
 
 @pytest.mark.parametrize("via", ["http", "yt-dlp"])
@@ -142,6 +150,35 @@ def test_a_cut_tail_behind_a_whole_index_is_noticed(tmp_path):
     (tmp_path / "b").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(TemporaryError, match="truncated|cannot be decoded"):
         check_video(tmp_path / "b")
+
+
+def test_sound_may_go_on_after_the_pictures(tmp_path):
+    """Matroska says only how long the whole is: 4 s of pictures and 6 s of sound are a whole file, and half of it is not."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        pictures, sound = container.add_stream("mpeg4", rate=10), container.add_stream("pcm_s16le", rate=8000)
+        pictures.width, pictures.height, pictures.pix_fmt = 96, 64, "yuv420p"
+        for image in np.random.default_rng(0).integers(0, 255, (40, 64, 96, 3)).astype(np.uint8):
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(image)))
+        container.mux(pictures.encode())
+        for second in range(6):
+            piece = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+            piece.sample_rate, piece.pts = 8000, 8000 * second
+            container.mux(sound.encode(piece))
+        container.mux(sound.encode())
+    whole = (tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "b").write_bytes(whole)
+    assert check_video(tmp_path / "b") == ".mkv"
+    (tmp_path / "b").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TemporaryError, match="truncated|cannot be decoded"):
+        check_video(tmp_path / "b")
+
+
+@pytest.mark.parametrize("words", ["Sign in to confirm you're not a bot", "This content isn't available, try again later", "The current session has been rate-limited by YouTube"])
+def test_a_site_that_wants_fewer_questions_is_asked_again_later(words):
+    asked_too_often = yt_dlp.utils.DownloadError("no", (None, yt_dlp.utils.ExtractorError(words, expected=True), None))
+    assert isinstance(downloads._yt_dlp_error(asked_too_often), TemporaryError)
+    gone = yt_dlp.utils.DownloadError("no", (None, yt_dlp.utils.ExtractorError("Video unavailable", expected=True), None))
+    assert isinstance(downloads._yt_dlp_error(gone), RefusedError)
 
 
 @pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/json", "image/png", "application/vnd.apple.mpegurl"])
@@ -359,6 +396,14 @@ def test_a_video_whose_licence_is_no_longer_allowed_goes(server, tmp_path):
     assert place.is_file()  # it is the twin's, too
     assert [row.status for row in fetch_list(rows, tmp_path, FetchSettings(("cc-by",)), quick())] == ["refused", "refused"]
     assert not place.exists() and [line["path"] for line in manifest_of(tmp_path)] == ["", ""]
+
+
+def test_what_a_killed_call_fetched_goes_too_when_its_licence_is_no_longer_allowed(server, tmp_path):
+    row = FetchRow("x", server.url("/a.mp4"), licence="all rights reserved")
+    place = tmp_path / fetch.fetch_row(row, tmp_path, ANY, quick()).path  # killed before it wrote manifest.csv
+    assert place.is_file() and not (tmp_path / "manifest.csv").exists()
+    assert [found.status for found in fetch_list([row], tmp_path, FetchSettings(("cc0",)), quick())] == ["refused"]
+    assert not place.exists() and [line["path"] for line in manifest_of(tmp_path)] == [""]
 
 
 def test_lists_share_a_folder(server, tmp_path, clip):

@@ -281,6 +281,43 @@ def test_the_installation_pins_its_own_installer(monkeypatch, tmp_path):
         install.make_venv()
 
 
+def test_an_environment_that_was_moved_is_made_anew(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT))
+    import install
+
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "a"], check=True)
+    monkeypatch.setattr(install, "VENV", tmp_path / "a")
+    assert not install.was_moved()
+    (tmp_path / "a").rename(tmp_path / "b")
+    monkeypatch.setattr(install, "VENV", tmp_path / "b")
+    assert install.was_moved()
+
+
+def test_what_was_pulled_is_not_written_through_into_the_cache(tmp_path, monkeypatch):
+    """Stages that are frozen come as links; a notebook that is run by hand writes over them."""
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([*store.DVC, "init", "--no-scm", "-q"], check=True)
+    cached = tmp_path / "cached.png"
+    cached.write_bytes(b"theirs")
+    (tmp_path / "out").mkdir()
+    os.link(cached, tmp_path / "out" / "a.png")
+    cached.chmod(0o444)
+    assert store.make_writable([Path("out"), Path("none")]) == 0
+    (tmp_path / "out" / "a.png").write_bytes(b"mine")
+    assert cached.read_bytes() == b"theirs" and (tmp_path / "out" / "a.png").stat().st_mode & 0o200
+
+
+def test_the_release_depends_on_the_code_of_every_stage_that_it_runs():
+    deps = set(graph.read_pipeline(ROOT / "dvc.yaml")["stages"]["release"]["deps"])
+    for number in ("01_curate", "03_stage1_intrinsics", "04_stage2_joint", "06_distill"):
+        assert {path.as_posix() for path in graph.transitive_modules(Path("notebooks", f"{number}.py"))} <= deps, number
+
+
+def test_the_frozen_stages_are_those_that_are_made_writable():
+    frozen = {name for name, stage in graph.read_pipeline(ROOT / "dvc.yaml")["stages"].items() if stage.get("frozen")}
+    assert {folder.name for folder in store.FROZEN} == frozen
+
+
 def test_make_help_lists_every_target():
     text = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z]+):", text, re.MULTILINE))

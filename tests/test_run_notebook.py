@@ -167,6 +167,8 @@ def test_the_command_that_goes_on_is_the_one_that_was_given(repository):
         path.write_text("stages: {tiny: {cmd: x}}")
         assert command() == f"dvc repro {target}" and "dvc repro" not in command(rate=2)
         path.unlink()
+    Path("dvc.yaml").write_text("stages: {tiny: {cmd: x, frozen: true}}")
+    assert command() == "dvc unfreeze tiny && dvc repro -s tiny; dvc freeze tiny"
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,12 @@ def test_a_file_that_is_no_prediction_is_named_with_the_remedy(kind, shot, tmp_p
     assert "pickle" not in str(caught.value)
 
 
+def test_what_a_killed_prediction_left_is_passed_over(shot, tmp_path):
+    write(tmp_path / "b.npz", shot)
+    (tmp_path / ".a.x1y2.npz").write_bytes(b"half")
+    assert list(viewer.find_predictions(tmp_path)) == ["b"]
+
+
 @pytest.mark.parametrize("folder, said", [("missing", "is not a folder"), (".", "holds no prediction")])
 def test_a_folder_without_predictions_is_one_line(folder, said, tmp_path, capsys):
     assert viewer.main([str(tmp_path / folder)]) == 1

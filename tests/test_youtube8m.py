@@ -55,6 +55,9 @@ def test_video_level(video_level):
     np.testing.assert_allclose(entries[1].mean_rgb, np.random.default_rng(1).normal(size=1024).astype(np.float32))
     assert entries[0].mean_audio.shape == (128,) and entries[0].rgb is None and entries[0].audio is None
     assert youtube8m.count_records(video_level) == 3
+    video_level.write_bytes(b"")
+    with pytest.raises(youtube8m.RecordError, match="is empty; download it again"):
+        youtube8m.count_records(video_level)
 
 
 def test_frame_level_is_dequantised(tmp_path):
