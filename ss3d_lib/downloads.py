@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -137,7 +137,7 @@ def _response(url: str, pacer: Pacer, silence_s: float) -> Iterator[requests.Res
         # identity: Content-Length is then the length of what is written
         with requests.get(url, stream=True, timeout=silence_s, headers={"Accept-Encoding": "identity"}) as response:
             if response.status_code != 200:
-                raise _status_error(response.status_code, response.headers.get("Retry-After", ""))
+                raise _status_error(response.status_code, response.headers, f"HTTP status {response.status_code}")
             yield response
     except (ValueError, requests.exceptions.TooManyRedirects) as error:  # ValueError: an address, or a redirect, that is none
         raise RefusedError(f"{type(error).__name__}: {error}") from error
@@ -145,10 +145,10 @@ def _response(url: str, pacer: Pacer, silence_s: float) -> Iterator[requests.Res
         raise TemporaryError(f"{type(error).__name__}: {error}") from error
 
 
-def _status_error(status: int, retry_after: str = "") -> Exception:
+def _status_error(status: int, headers: Mapping[str, str], text: str) -> Exception:
     if status in (408, 425, 429) or status >= 500:
-        return TemporaryError(f"HTTP status {status}", _seconds(retry_after))
-    return RefusedError(f"HTTP status {status}", status)
+        return TemporaryError(text, _seconds(headers.get("Retry-After", "")))
+    return RefusedError(text, status)
 
 
 def _seconds(retry_after: str) -> float:
@@ -242,9 +242,7 @@ def _yt_dlp_error(error: Exception) -> Exception:
         if isinstance(link, OSError) and link.errno in DISK:
             return link
         if isinstance(link, HTTPError):
-            found = _status_error(link.status, link.response.headers.get("Retry-After", ""))
-            found.args = (text,)
-            return found
+            return _status_error(link.status, link.response.headers, text)
         if isinstance(link, TransportError) or any(words in str(link).lower() for words in TOO_OFTEN):
             return TemporaryError(text)
         expected = expected or getattr(link, "expected", False) or "No suitable extractor" in str(link)

@@ -8,14 +8,12 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from ss3d_lib.commands import finish
 
 DVC = (sys.executable, "-m", "dvc")  # of this environment, whether or not it is on the PATH
 STORE = Path("dvc_store")
-FROZEN = Path("results/release"), Path("results/rivals")
 REMEDY = f"""
 The corpus and what frozen stages wrote could not be put in place from {STORE}/, {{state}}.
   "unsaved files": move those that DVC names out of data/ or results/ (its --force would delete them)
@@ -43,12 +41,12 @@ def pull() -> int:
     if status != 0:
         print(REMEDY.format(state=store_state()), file=sys.stderr)
         return status
-    return make_writable(FROZEN)
+    return make_writable(Path("results"))
 
 
-def make_writable(folders: Sequence[Path]) -> int:
+def make_writable(results: Path) -> int:
     """Gives files that are links into DVC's cache bytes of their own: whoever runs their notebook by hand writes over them."""
-    linked = [folder for folder in folders if any(not path.stat().st_mode & 0o200 for path in folder.rglob("*"))]
+    linked = [folder for folder in results.glob("*") if any(not path.stat().st_mode & 0o200 for path in folder.rglob("*"))]
     return subprocess.run([*DVC, "unprotect", *map(str, linked)]).returncode if linked else 0
 
 
