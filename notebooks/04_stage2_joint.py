@@ -95,14 +95,14 @@ batch = joint.draw_batch(shots, scores, 3, terms, generator(seed, 0))
 
 
 def evidence_panel(batch, index):
-    """Picture, given and target log inverse depth, and the target's weight."""
+    """Picture, given and target log inverse depth (median 0), the target's weight, and the sweep without holes."""
     masked = lambda e: np.where(e.weight[index] > 0.1, e.log_inverse_depth[index], np.nan)
     return {
         "picture": batch.frames[index].permute(1, 2, 0).numpy(),
-        "given: log 1/depth, median 0": masked(batch.given),
-        "target: log 1/depth, median 0": masked(batch.target),
-        "weight of the target": batch.target.weight[index].numpy(),
-        "the sweep, everywhere": batch.target.guess[index].numpy(),
+        "given": masked(batch.given),
+        "target": masked(batch.target),
+        "its weight": batch.target.weight[index].numpy(),
+        "sweep, all of it": batch.target.guess[index].numpy(),
     }
 
 
@@ -177,15 +177,15 @@ plots.save_figure(plots.loss_curves(series, "stage 2"), figures / "training.png"
 
 # %%
 def predict_panel(batch, index):
-    """Picture, depth with and without evidence, and the predicted error, for one image of a batch."""
+    """Picture, log inverse depth with and without evidence (mean 0), and its predicted standard error, for one image."""
     with torch.no_grad():
         seen, std = model.depth_net(batch.frames[index : index + 1], as_channels(batch.target)[index : index + 1])
         blind, _ = model.depth_net(batch.frames[index : index + 1], 0 * as_channels(batch.target)[index : index + 1])
     return {
         "picture": batch.frames[index].permute(1, 2, 0).numpy(),
-        "clip: log 1/depth, mean 0": seen[0].numpy(),
-        "picture alone, the same": blind[0].numpy(),
-        "standard error, log": std[0].exp().numpy(),
+        "with the clip": seen[0].numpy(),
+        "picture alone": blind[0].numpy(),
+        "standard error": std[0].exp().numpy(),
     }
 
 
@@ -213,7 +213,7 @@ print(f"triangulation loss {first:.3f} -> {last:.3f}")
 # - Order matters: with motions taken from an untrained depth, nothing is learnt.
 #
 # ## Exercises
-# 1. Set `single_image = 0` and look at "picture alone, the same" again. What did the network stop learning?
+# 1. Set `single_image = 0` and look at "picture alone" again. What did the network stop learning?
 #    (Open: a training of some minutes.)
 # 2. Show that the loss is blind to scale: add a constant to the predicted log inverse depth.
 

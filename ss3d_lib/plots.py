@@ -16,6 +16,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from ss3d_lib.files import atomic_write
+
 INVERSE_DEPTH_CMAP, ERROR_CMAP = "magma", "viridis"
 
 
@@ -27,8 +29,8 @@ def use_style() -> None:
 
 def save_figure(figure: Figure, path: str | Path) -> Figure:
     """Write a PNG (its bytes do not depend on the day) and return the figure, so that a cell shows it too."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, bbox_inches="tight", metadata={"Software": None})
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
     return figure
 
@@ -248,22 +250,20 @@ def tick_focals(side: Axis) -> None:
 
 def loss_curves(history: Mapping[str, np.ndarray], title: str = "", window: int = 20) -> Figure:
     """Each named series over the steps, smoothed by a running mean."""
-    figure, axes = plt.subplots(1, len(history), figsize=(3.2 * len(history), 2.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(history), figsize=(3.2 * len(history), 2.4), squeeze=False, layout="tight")
     for axis, (name, values) in zip(axes[0], history.items()):
-        values = np.asarray(values, dtype=float)
         size = min(window, len(values))
         axis.plot(values, alpha=0.25)
         axis.plot(np.arange(size - 1, len(values)), np.convolve(values, np.ones(size) / size, "valid"))
         axis.set(xlabel="step", title=name)
     figure.suptitle(title)
-    figure.tight_layout()
     return figure
 
 
 def map_panel(rows: Sequence[Mapping[str, np.ndarray]]) -> Figure:
     """Rows of named panels: pictures (H, W, 3), and maps (H, W) with colours from the 1st to the 99th percentile, or "none" where all is nan."""
-    size = 2.6 * len(rows[0]), 1.75 * len(rows)
-    figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=size, squeeze=False, layout="compressed")
+    shape = len(rows), len(rows[0])
+    figure, axes = plt.subplots(*shape, figsize=(2.6 * shape[1], 1.75 * shape[0]), squeeze=False, layout="compressed")
     for index, row in enumerate(rows):
         for axis, (name, values) in zip(axes[index], row.items()):
             drawn = axis.imshow(values, cmap=INVERSE_DEPTH_CMAP)
