@@ -132,6 +132,7 @@ def predict_frames(model: ClipNet, frames: UInt8[np.ndarray, "T H W 3"]) -> Vide
     focal = model.focal_head(pooled(seen, "curve"), pooled(seen, "summary"), seen[0].candidates_px)
     parts = [model.explain(clip[:, start:stop], of, focal) for (start, stop), of in zip(ranges, seen)]
     depth, poses = stitch(parts, ranges, len(frames))
+    focal = focal.moved(torch.stack([part.focal_px.log() for part in parts]).mean(0).exp())
     join = lambda name: over_frames([getattr(p, name)[0].numpy() for p in parts], ranges, len(frames))  # noqa: E731
     focal_px = float(focal.mean_px[0]) / fit.scale
     matrix = np.array([[focal_px, 0, fit.principal_px[0]], [0, focal_px, fit.principal_px[1]], [0, 0, 1]])
@@ -144,7 +145,7 @@ def predict_frames(model: ClipNet, frames: UInt8[np.ndarray, "T H W 3"]) -> Vide
         matrix,
         unfit(join("moving"), fit),
         float(np.mean([float(p.trust[0]) for p in parts])),
-        focal.candidates_px.numpy() / fit.scale,
+        focal.candidates_px[0].numpy() / fit.scale,
         focal.log_probability[0].exp().numpy(),
     )
 

@@ -22,7 +22,7 @@ MIN_Z = 0.05  # points nearer than this share of their distance in the first fra
 DEPTH_PRIOR = 0.02  # weight of what the pictures suggest of a point's depth, against a sighting's 1
 LAST_DEPTH_PRIOR = 0.002  # the same in the last steps; on validation 0.005 is as good, 0.02 worse
 AROUND, EDGE_LOG = 9, 0.3  # range of log depth, among so many nearest points, at which a match is believed half; 0.2 to 0.5 are alike
-FOCAL_PRIOR, FOCAL_MIDDLE, FOCAL_LOG_STD = 0.002, 0.8, 0.5  # weight; focal length / longer side; ordinary cameras
+FOCAL_WEIGHT, FOCAL_MIDDLE, FOCAL_LOG_STD = 0.002, 0.8, 0.5  # of ordinary cameras; focal length / longer side
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,20 @@ class Bundle:
 
 
 @dataclass(frozen=True)
+class FocalPrior:
+    """What is known of log focal lengths beforehand: normal distributions, and their weight against a sighting's loss."""
+
+    log_px: Float[Tensor, "B"] | float
+    log_std: Float[Tensor, "B"] | float
+    weight: float
+
+    @staticmethod
+    def ordinary(longer_side_px: float) -> "FocalPrior":
+        """That of ordinary cameras."""
+        return FocalPrior(math.log(FOCAL_MIDDLE * longer_side_px), FOCAL_LOG_STD, FOCAL_WEIGHT)
+
+
+@dataclass(frozen=True)
 class Sightings:
     """Points p of every frame and where its neighbours see them, in pixels from the image centre."""
 
@@ -82,6 +96,12 @@ class Sightings:
     prior: Float[Tensor, "B N M"]  # log inverse depth, up to scale, that each picture alone suggests
     longer_side_px: float
     prior_weight: float = DEPTH_PRIOR
+    believed: FocalPrior | None = None  # that of ordinary cameras, unless the clip has told more
+
+    @property
+    def focal(self) -> FocalPrior:
+        """What is known of the focal length beforehand."""
+        return self.believed or FocalPrior.ordinary(self.longer_side_px)
 
     def total(self) -> Float[Tensor, "B"]:
         """Sum of the weights of each clip."""
@@ -124,7 +144,7 @@ def cost(state: Bundle, near: Neighbours, seen: Sightings, sigma_px: float = SIG
     """Mean robust loss e^2 / (e^2 + sigma^2) of the sightings of each clip, plus the shares of the priors."""
     loss = (seen.weight * robust_loss(state, near, seen, sigma_px)).sum((1, 2, 3))
     loss = loss + seen.prior_weight * depth_gap(state, seen).square().sum((1, 2))
-    return loss / seen.total() + FOCAL_PRIOR * focal_gap(state, seen) ** 2
+    return loss / seen.total() + seen.focal.weight * focal_gap(state, seen) ** 2
 
 
 def depth_gap(state: Bundle, seen: Sightings) -> Float[Tensor, "B N M"]:
@@ -136,8 +156,8 @@ def depth_gap(state: Bundle, seen: Sightings) -> Float[Tensor, "B N M"]:
 
 
 def focal_gap(state: Bundle, seen: Sightings) -> Float[Tensor, "B"]:
-    """Log focal length against that of an ordinary camera, in standard deviations."""
-    return (state.log_focal - math.log(FOCAL_MIDDLE * seen.longer_side_px)) / FOCAL_LOG_STD
+    """Log focal length against what is known beforehand, in standard deviations."""
+    return (state.log_focal - seen.focal.log_px) / seen.focal.log_std
 
 
 def jacobians(state: Bundle, near: Neighbours, seen: Sightings) -> tuple[Tensor, Tensor, Tensor]:
@@ -212,8 +232,8 @@ def gauss_newton(
         matrix.index_add_(1, index, block.flatten(1).double())
         vector.index_add_(1, place.flatten(), side.flatten(1).double())
     matrix = matrix.view(clips, size, size)
-    firm = FOCAL_PRIOR * seen.total().double() / FOCAL_LOG_STD
-    matrix[:, -1, -1] += firm / FOCAL_LOG_STD
+    firm = seen.focal.weight * seen.total().double() / seen.focal.log_std
+    matrix[:, -1, -1] += firm / seen.focal.log_std
     vector[:, -1] -= firm * focal_gap(state, seen)
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     matrix = matrix + torch.diag_embed(diagonal * damping[:, None].double() + 1e-9 * diagonal.mean(1, True) + 1e-12)

@@ -27,13 +27,24 @@ SURER = 4.0  # exponent of the learnt probabilities, for labels are wider than t
 class FocalBelief:
     """Distribution of the clip's focal length over log-spaced candidates."""
 
-    candidates_px: Float[Tensor, "C"]
+    candidates_px: Float[Tensor, "*#B C"]
     log_probability: Float[Tensor, "B C"]
+
+    def moved(self, focal_px: Float[Tensor, "B"]) -> "FocalBelief":
+        """The same distribution around other means."""
+        ratio = (focal_px / self.mean_px)[:, None]
+        return FocalBelief(self.candidates_px * ratio, self.log_probability)
 
     @property
     def mean_px(self) -> Float[Tensor, "B"]:
         """Mean in log space: between the candidates, and the least squared relative error."""
         return (self.log_probability.exp() * self.candidates_px.log()).sum(-1).exp()
+
+    @property
+    def log_std(self) -> Float[Tensor, "B"]:
+        """Standard deviation of the log focal length."""
+        gap = self.candidates_px.log() - self.mean_px.log()[:, None]
+        return (self.log_probability.exp() * gap**2).sum(-1).sqrt()
 
     def quantile_px(self, share: float) -> Float[Tensor, "B"]:
         """Focal length below which this share of the probability lies (log-linear between candidates)."""
@@ -42,8 +53,9 @@ class FocalBelief:
         index = (cumulative >= share - 1e-6).float().argmax(-1, keepdim=True)
         low, mass = (cumulative - probability).gather(-1, index), probability.gather(-1, index)
         fraction = ((share - low) / mass.clamp(min=1e-9)).clamp(0, 1)[..., 0] - 0.5
-        step = (self.candidates_px[1] / self.candidates_px[0]).log()
-        return self.candidates_px[index[..., 0]] * (fraction * step).exp()
+        candidates_px = self.candidates_px.expand_as(probability)
+        step = (candidates_px[..., 1] / candidates_px[..., 0]).log()
+        return candidates_px.gather(-1, index)[..., 0] * (fraction * step).exp()
 
     def interval_px(self, coverage: float = 0.8) -> Float[Tensor, "B 2"]:
         """Central interval that holds this share of the probability."""
@@ -59,18 +71,22 @@ class FocalBelief:
 def pick_matches(matches: Matches) -> tuple[Tensor, Tensor, Tensor]:
     """A regular grid of matches: centred pixels p, their positions q, and weights 1 / (1 + (2 sigma)^2)."""
     height, width = matches.flow.shape[1:3]
-    half = MATCH_STEP // 2
-    grid = pixel_grid(height, width, matches.flow.device)[half::MATCH_STEP, half::MATCH_STEP]
+    grid = on_match_grid(pixel_grid(height, width, matches.flow.device).movedim(-1, 0)).movedim(0, -1)
     p = (grid - image_centre(height, width, matches.flow.device)).reshape(1, -1, 2).expand(len(matches.flow), -1, -1)
-    flow = matches.flow[:, half::MATCH_STEP, half::MATCH_STEP].reshape(len(p), -1, 2)
-    return p, p + flow, match_weight(matches)[:, half::MATCH_STEP, half::MATCH_STEP].reshape(len(p), -1)
+    flow = on_match_grid(matches.flow.movedim(-1, 1)).movedim(1, -1).reshape(len(p), -1, 2)
+    return p, p + flow, on_match_grid(match_weight(matches)).flatten(1)
+
+
+def on_match_grid(maps: Float[Tensor, "*B H W"]) -> Float[Tensor, "*B a b"]:
+    """Maps of whole frames, read at the points of the grid of matches."""
+    half = MATCH_STEP // 2
+    return maps[..., half::MATCH_STEP, half::MATCH_STEP]
 
 
 def pick_prior(log_inverse: Float[Tensor, "F a b"], height: int, width: int) -> Float[Tensor, "F M"]:
     """Log inverse depth of frames of that size, read at the grid of `pick_matches`."""
-    half = MATCH_STEP // 2
     full = F.interpolate(log_inverse[:, None], (height, width), mode="bilinear", align_corners=False)
-    return full[:, 0, half::MATCH_STEP, half::MATCH_STEP].flatten(1)
+    return on_match_grid(full[:, 0]).flatten(1)
 
 
 def match_weight(matches: Matches) -> Float[Tensor, "P H W"]:

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ss3d_lib.geometry import invert_pose
-from ss3d_lib.models.bundle import relative
 from ss3d_lib.models.calibration import ClipMatches, Solution, focal_profile, solve_clips
 from ss3d_lib.models.camera import FocalBelief, FocalHead, match_weight, pick_matches, pick_prior, summarise
 from ss3d_lib.models.depth import EVIDENCE_CHANNELS, DepthNet
 from ss3d_lib.models.matching import Matcher, Matches
-from ss3d_lib.models.sweep import Views, blend, fuse, plane_sweeps
+from ss3d_lib.models.refinement import refine, views_of
+from ss3d_lib.models.sweep import Sweep, Views, blend, fuse, plane_sweeps
 from ss3d_lib.models.trajectory import GAPS, PairGraph
 from ss3d_lib.models.triangulation import (
     Correspondences,
@@ -102,10 +102,10 @@ class ClipNet(nn.Module):
         clips, count, _, height, width = frames.shape
         solution = seen.solution.with_focal(focal.mean_px)
         with torch.no_grad():  # evidence is what it is; the depth network learns to read it
-            pairs = correspondences(seen.matches, solution)
-            found = triangulate(pairs)
-            views = views_of(pairs, solution)
-            evidence = fuse(found, plane_sweeps(frames.flatten(0, 1), views, middle_log(found).exp())[0])
+            quick, *_ = sweep(frames, seen.matches, solution, looks=1)
+            solution = refine(frames.flatten(0, 1), solution, quick, focal)
+            swept, found, views = sweep(frames, seen.matches, solution, looks=2)
+            evidence = fuse(found, swept)
         log_inverse, log_std = self.depth_net(frames.flatten(0, 1), as_channels(centred(evidence)), count)
         log_scale = frame_scales(evidence, log_inverse)
         resize = lambda x: F.interpolate(x[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]  # noqa: E731
@@ -118,7 +118,7 @@ class ClipNet(nn.Module):
             by_frame(std),
             invert_pose(world_from_cam[:, 1:]) @ world_from_cam[:, :-1],
             world_from_cam,
-            focal,
+            focal.moved(solution.bundle.log_focal.exp()),
             by_frame(resize(evidence.moving).clamp(0, 1)),
             evidence.weight.view(clips, -1).mean(1),
         )
@@ -129,28 +129,17 @@ def by_clip(x: Float[Tensor, "P *M"], clips: int) -> Float[Tensor, "B D *M"]:
     return x.unflatten(0, (2, clips, -1)).transpose(0, 1).flatten(1, 2)
 
 
-def correspondences(matches: Matches, solution: Solution) -> Correspondences:
-    """All matches of every frame, with the cameras of the solution."""
-    near, clips = solution.near, len(solution.cost)
-    table = lambda x: by_clip(x, clips)[:, near.order].flatten(0, 1)  # noqa: E731
-    rotation, translation = relative(solution.bundle, near)
-    exists = near.exists.repeat(clips, 1)[..., None, None]
-    return Correspondences(
-        table(halve(matches.flow)),
-        table(halve(match_weight(matches))) * exists,
-        rotation.flatten(0, 1),
-        translation.flatten(0, 1),
-        solution.bundle.log_focal.exp().repeat_interleave(len(near.index)),
+def sweep(
+    frames: Float[Tensor, "B N 3 H W"], matches: Matches, solution: Solution, looks: int
+) -> tuple[Sweep, DepthEvidence, Views]:
+    """A plane sweep of all frames under the cameras of the solution, the triangulated matches around which it searched, and the views."""
+    views = views_of(solution)
+    table = lambda x: by_clip(x, len(frames))[:, solution.near.order].flatten(0, 1)  # noqa: E731
+    weight = table(halve(match_weight(matches))) * views.exists[..., None, None]
+    found = triangulate(
+        Correspondences(table(halve(matches.flow)), weight, views.rotation, views.translation, views.focal_px)
     )
-
-
-def views_of(pairs: Correspondences, solution: Solution) -> Views:
-    """The neighbours of every frame of a batch of clips, and where they are."""
-    near, clips = solution.near, len(solution.cost)
-    first = len(near.index) * torch.arange(clips)[:, None, None]
-    return Views(
-        (near.index + first).flatten(0, 1), near.exists.repeat(clips, 1), pairs.rotation, pairs.translation, pairs.focal_px
-    )
+    return plane_sweeps(frames.flatten(0, 1), views, middle_log(found).exp(), looks=looks)[0], found, views
 
 
 def frame_scales(evidence: DepthEvidence, log_inverse: Float[Tensor, "F a b"]) -> Float[Tensor, "F"]:

@@ -75,13 +75,14 @@ class Landing:
 
 @torch.no_grad()
 def plane_sweeps(
-    frames: Float[Tensor, "F 3 H W"], views: Views, middle: Float[Tensor, "F"], kept: Float[Tensor, "K F S"] | None = None
+    frames: Float[Tensor, "F 3 H W"], views: Views, middle: Float[Tensor, "F"], kept: Float[Tensor, "K F S"] | None = None, looks: int = 2
 ) -> list[Sweep]:
     """Depth of every pixel of every frame.
 
     Args:
         middle: inverse depth around which each frame is searched.
         kept: K choices of the views that exist; one sweep is made of each, at little more than the price of one. All by default.
+        looks: 1 for a quick one, without the second that hears what the others are sure of.
     """
     choices = views.exists[None] if kept is None else kept * views.exists
     half = F.avg_pool2d(frames, 2)
@@ -109,7 +110,10 @@ def plane_sweeps(
         return pictures[k].expand(len(choices), *pictures[k].shape)
 
     unlike = look(unlike_there)
-    told = torch.stack([torch.stack([sweep.log_inverse_depth, sweep.agreed], dim=1) for sweep in search(unlike)])
+    found = search(unlike)
+    if looks == 1:
+        return found
+    told = torch.stack([torch.stack([sweep.log_inverse_depth, sweep.agreed], dim=1) for sweep in found])
     return search(look(lambda k, landing: told_gap(pictures[k], told, landing)))
 
 
