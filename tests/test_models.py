@@ -593,3 +593,19 @@ def test_a_standard_error_is_never_less_than_what_the_cameras_add():
     expected = losses.camera_error(9, 15)
     torch.testing.assert_close(log_std.exp()[0], expected, rtol=0.02, atol=0)
     assert expected[4, 7] == expected.min() and expected[0, 0] > 3 * expected.min()
+
+
+def test_the_spread_equals_numpy():
+    b = belief(3)
+    p, log_c = b.log_probability.exp().double().numpy(), b.candidates_px.double().log().numpy()
+    np.testing.assert_allclose(b.log_std, np.sqrt(p @ log_c**2 - (p @ log_c) ** 2), rtol=1e-4)
+
+
+def test_a_moved_belief_keeps_its_shape_around_another_mean():
+    b = belief(4)
+    means = torch.tensor([100.0, 150.0, 200.0, 400.0])
+    there = b.moved(means)
+    torch.testing.assert_close(there.mean_px, means)
+    torch.testing.assert_close(there.log_std, b.log_std)
+    torch.testing.assert_close(there.interval_px() / means[:, None], b.interval_px() / b.mean_px[:, None])
+    torch.testing.assert_close(there.moved(b.mean_px).quantile_px(0.3), b.quantile_px(0.3))

@@ -111,6 +111,16 @@ def test_a_second_look_is_better_where_pictures_are_noisy(scene, monkeypatch):
     assert twice < 0.75 * error()
 
 
+def test_one_look_is_what_the_second_one_starts_from(scene, monkeypatch):
+    frames, views, truth, found = scene
+    middle = torch.full((FRAMES,), 1 / 4)
+    quick = plane_sweeps(frames, views, middle, looks=1)[0]
+    assert ((quick.log_inverse_depth - truth).abs() < 0.2).float().mean() > 0.85
+    assert not torch.equal(quick.log_inverse_depth, found.log_inverse_depth)
+    monkeypatch.setattr(sweep, "TOLD", 0.0)  # nothing is told: the second look sees what the first saw
+    torch.testing.assert_close(plane_sweeps(frames, views, middle)[0].log_inverse_depth, quick.log_inverse_depth)
+
+
 def test_wrong_cameras_are_not_confirmed(scene):
     frames, views, _, found = scene
     turned = replace(views, translation=views.translation[..., [1, 0, 2]])
