@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from ss3d_lib import losses
+from ss3d_lib import losses, predict
 from ss3d_lib.checkpoints import load_model, save_model
 from ss3d_lib.geometry import invert_pose, pixel_grid, rotation_angle_deg
 from ss3d_lib.metrics import umeyama
@@ -609,3 +609,10 @@ def test_a_moved_belief_keeps_its_shape_around_another_mean():
     torch.testing.assert_close(there.log_std, b.log_std)
     torch.testing.assert_close(there.interval_px() / means[:, None], b.interval_px() / b.mean_px[:, None])
     torch.testing.assert_close(there.moved(b.mean_px).quantile_px(0.3), b.quantile_px(0.3))
+
+
+def test_a_refined_belief_is_narrower_by_the_same_factor_everywhere():
+    b, means = belief(5), torch.tensor([100.0, 150.0, 200.0, 400.0])
+    there = predict.refined(b, means)
+    torch.testing.assert_close(there.mean_px, means)
+    torch.testing.assert_close((there.interval_px() / means[:, None]).log(), predict.REFINED * (b.interval_px() / b.mean_px[:, None]).log())
