@@ -26,7 +26,7 @@ LAYERS = {
     "files": set(),
     "progress": set(),
     "params": set(),
-    "plots": set(),
+    "plots": {"files"},  # figures are written whole or not at all
     "metrics": set(),
     "geometry": set(),
     "twoview": {"geometry"},
