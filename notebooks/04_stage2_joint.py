@@ -77,6 +77,8 @@ terms = joint.Terms(triangulation, uncertainty, smoothness, photometric, consist
 # depths and keeps the one under which the other frames look like it, and like its neighbours' choice. Matches are exact
 # where flow found the way; the sweep needs no way to be found, only cameras, and finds what is thin, near or repeated. It looks
 # twice: the second time, where another frame is sure of a depth, that speaks instead of its picture.
+#
+# Colours are log inverse depth, bright is near, less the median of what is known; white is not known. The weight is in [0, 1].
 
 # %%
 cameras, tag = Path("results/stage1/cameras"), hashlib.sha256()
@@ -170,11 +172,12 @@ plots.save_figure(plots.loss_curves(series, "stage 2"), figures / "training.png"
 
 # %% [markdown]
 # ## Look
-# With the clip's evidence, and from the picture alone.
+# With the clip's evidence, and from the picture alone: log inverse depth again, bright is near, less its mean; and its predicted
+# standard error, in log depth.
+#
 # (A forward pass on a whole clip does two things more. Between a quick sweep and a full one, cameras and focal length are
-# refined: through the depth, whole pictures are aligned, `models.refinement`; that took 3 % off the error of depth on
-# validation and a quarter off that of the motion. And what its frames say of the same point is averaged where they nearly agree,
-# `models.sweep.blend`: another 2 %.)
+# refined: through the depth, whole pictures are aligned, `models.refinement`. And what its frames say of the same point is
+# averaged where they nearly agree, `models.sweep.blend`.)
 
 
 # %%

@@ -24,15 +24,14 @@ from ss3d_lib.commands import finish
 from ss3d_lib.curation import CurateSettings, Shot, curate_video
 from ss3d_lib.files import atomic_write, read_json, write_json
 from ss3d_lib.models import ClipNet, ClipPrediction
-from ss3d_lib.models.camera import FocalBelief
 from ss3d_lib.models.clipnet import Observation
+from ss3d_lib.models.refinement import REFINED_WIDTH
 from ss3d_lib.signal import reading_stride, shot_signal
 from ss3d_lib.video import working_size
 
 WINDOW, OVERLAP = 24, 8  # frames; a window and the one before it share OVERLAP frames
 WORKING_AREA_PX = 144 * 240
 WHOLE = CurateSettings(max_frames=600)  # a shot of up to 20 s is one path and one lens; longer ones are divided, for memory
-REFINED = 0.6  # of its width is left of a focal belief by refined cameras: the 80 % interval then holds 81 % of validation, else 92 %
 DEFAULT_CHECKPOINT = "results/release/student.safetensors"  # comes with the repository (docs/MODEL_CARD.md)
 
 
@@ -134,7 +133,7 @@ def predict_frames(model: ClipNet, frames: UInt8[np.ndarray, "T H W 3"]) -> Vide
     focal = model.focal_head(pooled(seen, "curve"), pooled(seen, "summary"), seen[0].candidates_px)
     parts = [model.explain(clip[:, start:stop], of, focal) for (start, stop), of in zip(ranges, seen)]
     depth, poses = stitch(parts, ranges, len(frames))
-    focal = refined(focal, torch.stack([part.focal_px for part in parts]).log().mean(0).exp())
+    focal = focal.moved(torch.stack([part.focal_px for part in parts]).log().mean(0).exp(), REFINED_WIDTH)
     join = lambda name: over_frames([getattr(p, name)[0].numpy() for p in parts], ranges, len(frames))  # noqa: E731
     focal_px = float(focal.mean_px[0]) / fit.scale
     matrix = np.array([[focal_px, 0, fit.principal_px[0]], [0, focal_px, fit.principal_px[1]], [0, 0, 1]])
@@ -150,12 +149,6 @@ def predict_frames(model: ClipNet, frames: UInt8[np.ndarray, "T H W 3"]) -> Vide
         focal.candidates_px[0].numpy() / fit.scale,
         focal.log_probability[0].exp().numpy(),
     )
-
-
-def refined(focal: FocalBelief, focal_px: Float[torch.Tensor, "B"]) -> FocalBelief:
-    """What the matches said of the focal length, around the refined one, and narrower by as much as that is more exact."""
-    around = REFINED * (focal.candidates_px / focal.mean_px[:, None]).log()
-    return FocalBelief(focal_px[:, None] * around.exp(), focal.log_probability)
 
 
 def pooled(seen: list[Observation], name: str) -> torch.Tensor:

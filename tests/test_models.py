@@ -604,15 +604,27 @@ def test_the_spread_equals_numpy():
 def test_a_moved_belief_keeps_its_shape_around_another_mean():
     b = belief(4)
     means = torch.tensor([100.0, 150.0, 200.0, 400.0])
-    there = b.moved(means)
+    there = b.moved(means, width=1.0)
     torch.testing.assert_close(there.mean_px, means)
     torch.testing.assert_close(there.log_std, b.log_std)
     torch.testing.assert_close(there.interval_px() / means[:, None], b.interval_px() / b.mean_px[:, None])
-    torch.testing.assert_close(there.moved(b.mean_px).quantile_px(0.3), b.quantile_px(0.3))
+    torch.testing.assert_close(there.moved(b.mean_px, width=1.0).quantile_px(0.3), b.quantile_px(0.3))
 
 
-def test_a_refined_belief_is_narrower_by_the_same_factor_everywhere():
+def test_a_moved_belief_is_narrower_by_the_same_factor_everywhere():
     b, means = belief(5), torch.tensor([100.0, 150.0, 200.0, 400.0])
-    there = predict.refined(b, means)
+    there = b.moved(means, width=0.4)
     torch.testing.assert_close(there.mean_px, means)
-    torch.testing.assert_close((there.interval_px() / means[:, None]).log(), predict.REFINED * (b.interval_px() / b.mean_px[:, None]).log())
+    torch.testing.assert_close(there.log_std, 0.4 * b.log_std)
+    torch.testing.assert_close((there.interval_px() / means[:, None]).log(), 0.4 * (b.interval_px() / b.mean_px[:, None]).log())
+
+
+def test_one_pass_and_a_prediction_of_a_shot_say_the_same_of_the_focal_length():
+    """Both narrow the matches' belief by what refined cameras deserve."""
+    torch.manual_seed(0)
+    model, frames = ClipNet().eval(), torch.randint(0, 256, (4, 144, 240, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        one = model(predict.fit_frames(frames.numpy())[0])
+    shot = predict.predict_frames(model, frames.numpy())
+    assert float(one.focal_px) == pytest.approx(shot.focal_px, rel=1e-5)
+    assert one.focal.interval_px()[0].tolist() == pytest.approx(shot.focal_interval_px.tolist(), rel=1e-5)

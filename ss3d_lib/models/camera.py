@@ -30,10 +30,10 @@ class FocalBelief:
     candidates_px: Float[Tensor, "*#B C"]
     log_probability: Float[Tensor, "B C"]
 
-    def moved(self, focal_px: Float[Tensor, "B"]) -> "FocalBelief":
-        """The same distribution around other means."""
-        ratio = (focal_px / self.mean_px)[:, None]
-        return FocalBelief(self.candidates_px * ratio, self.log_probability)
+    def moved(self, focal_px: Float[Tensor, "B"], width: float) -> "FocalBelief":
+        """The same distribution around other means, so many times as wide in log space."""
+        around = width * (self.candidates_px / self.mean_px[:, None]).log()
+        return FocalBelief(focal_px[:, None] * around.exp(), self.log_probability)
 
     @property
     def mean_px(self) -> Float[Tensor, "B"]:

@@ -13,7 +13,7 @@ from ss3d_lib.models.calibration import ClipMatches, Solution, focal_profile, so
 from ss3d_lib.models.camera import FocalBelief, FocalHead, match_weight, pick_matches, pick_prior, summarise
 from ss3d_lib.models.depth import EVIDENCE_CHANNELS, DepthNet
 from ss3d_lib.models.matching import Matcher, Matches
-from ss3d_lib.models.refinement import refine, views_of
+from ss3d_lib.models.refinement import REFINED_WIDTH, refine, views_of
 from ss3d_lib.models.sweep import Sweep, Views, blend, fuse, plane_sweeps
 from ss3d_lib.models.trajectory import GAPS, PairGraph
 from ss3d_lib.models.triangulation import (
@@ -118,7 +118,7 @@ class ClipNet(nn.Module):
             by_frame(std),
             invert_pose(world_from_cam[:, 1:]) @ world_from_cam[:, :-1],
             world_from_cam,
-            focal.moved(solution.bundle.log_focal.exp()),
+            focal.moved(solution.bundle.log_focal.exp(), REFINED_WIDTH),
             by_frame(resize(evidence.moving).clamp(0, 1)),
             evidence.weight.view(clips, -1).mean(1),
         )

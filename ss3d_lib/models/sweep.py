@@ -8,7 +8,7 @@ more, and where the others are sure, their depth speaks instead of their picture
 maps of other frames confirm. All maps lie at half the resolution of the frames.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -89,9 +89,8 @@ def plane_sweeps(
     logs = torch.linspace(*REACH, PLANES, device=frames.device)
     rho = middle[:, None] * logs.exp()
 
-    def look(gap: Callable[[int, Landing], Float[Tensor, "K O D h w"]]) -> Float[Tensor, "K F D h w"]:
-        landings = (land(views, k, rho[k], half.shape[-2:]) for k in range(len(frames)))  # made anew: 1 GB for 27 frames
-        return torch.stack([average(gap(k, landing), landing, choices[:, k]) for k, landing in enumerate(landings)], dim=1)
+    def landings() -> Iterator[Landing]:  # made anew for every look: 1 GB for 27 frames
+        return (land(views, k, rho[k], half.shape[-2:]) for k in range(len(frames)))
 
     def search(costs: Float[Tensor, "K F D h w"]) -> list[Sweep]:
         found = []
@@ -103,18 +102,17 @@ def plane_sweeps(
             found.append(Sweep(log_inverse, agreed * alike, parallax))
         return found
 
-    described, pictures = describe(half), []
-
-    def unlike_there(k: int, landing: Landing) -> Float[Tensor, "K O D h w"]:
+    described, pictures, unlike = describe(half), [], []
+    for k, landing in enumerate(landings()):
         pictures.append(picture_gap(described, k, landing))
-        return pictures[k].expand(len(choices), *pictures[k].shape)
-
-    unlike = look(unlike_there)
+        unlike.append(average(pictures[k].expand(len(choices), -1, -1, -1, -1), landing, choices[:, k]))
+    unlike = torch.stack(unlike, dim=1)
     found = search(unlike)
     if looks == 1:
         return found
     told = torch.stack([torch.stack([sweep.log_inverse_depth, sweep.agreed], dim=1) for sweep in found])
-    return search(look(lambda k, landing: told_gap(pictures[k], told, landing)))
+    costs = [average(told_gap(pictures[k], told, landing), landing, choices[:, k]) for k, landing in enumerate(landings())]
+    return search(torch.stack(costs, dim=1))
 
 
 def describe(half: Float[Tensor, "F 3 h w"]) -> Float[Tensor, "F 2 h w"]:
@@ -143,6 +141,11 @@ def land(views: Views, index: int, rho: Float[Tensor, "D"], size: tuple[int, int
     seen = ((x.abs() <= 1) & (y.abs() <= 1) & (z > MIN_Z)).float()
     maps = torch.stack([x, y], dim=-1), seen, (rho[:, None] / depth).log()
     return Landing(slots, views.index[index, slots], *(values.unflatten(2, size) for values in maps))
+
+
+def to_pixels(point: Float[Tensor, "P 3 n"], focal_px: Float[Tensor, "P"]) -> Float[Tensor, "P n 2"]:
+    """Where points in a camera's frame are seen, from the image centre; those behind it as if they were just before it."""
+    return (point[:, :2] / point[:, 2:].clamp(min=MIN_Z) * focal_px[:, None, None]).transpose(1, 2)
 
 
 def picture_gap(described: Float[Tensor, "F 2 h w"], index: int, landing: Landing) -> Float[Tensor, "O D h w"]:
@@ -218,8 +221,8 @@ def confirmed(
     count, height, width = log_inverse.shape
     centre = log_inverse.new_tensor([width - 0.5, height - 0.5])
     own = (half_grid(height, width, log_inverse.device) - centre).reshape(1, -1, 2).expand(count, -1, -1)
-    rays, rho, focal = to_rays(own, views.focal_px), log_inverse.exp().flatten(1), views.focal_px[:, None, None]
-    project = lambda point: (point[:, :2] / point[:, 2:].clamp(min=MIN_Z) * focal).transpose(1, 2)  # noqa: E731
+    rays, rho = to_rays(own, views.focal_px), log_inverse.exp().flatten(1)
+    project = lambda point: to_pixels(point, views.focal_px)  # noqa: E731
     good = seen = torch.zeros_like(rho)
     moved_px = torch.zeros_like(rho)
     for slot in range(views.index.shape[1]):
@@ -254,20 +257,19 @@ def blend(
     count, height, width = log_inverse.shape
     centre = log_inverse.new_tensor([width - 1.0, height - 1.0]) / 2
     own = (pixel_grid(height, width, log_inverse.device) - centre).reshape(1, -1, 2).expand(count, -1, -1)
-    rays, rho, focal = to_rays(own, views.focal_px), log_inverse.exp().flatten(1), views.focal_px[:, None, None]
+    rays, rho = to_rays(own, views.focal_px), log_inverse.exp().flatten(1)
     weight = (-2 * log_std).exp().flatten(1)
     total = weight * log_inverse.flatten(1)
     for slot in range(views.index.shape[1]):
         rotation, translation = views.rotation[:, slot], views.translation[:, slot, :, None]
         point = rotation @ rays + translation * rho[:, None]
-        ahead = point[:, 2].clamp(min=MIN_Z)
-        pixels = (point[:, :2] / ahead[:, None] * focal).transpose(1, 2)
+        pixels = to_pixels(point, views.focal_px)
         place = (pixels + centre).view(count, height, width, 2)
         others = torch.stack([log_inverse, log_std], dim=1)[views.index[:, slot]]
         theirs, their_std = sample(others, place).flatten(2).unbind(1)
         back = rotation.transpose(1, 2) @ (to_rays(pixels, views.focal_px) - translation * theirs.exp()[:, None])
         seen_again = theirs - back[:, 2].clamp(min=MIN_Z).log()  # their depth of the point, seen from here
-        gap = theirs - rho.log() + ahead.log()
+        gap = theirs - rho.log() + point[:, 2].clamp(min=MIN_Z).log()
         ok = inside(place, height, width).flatten(1) * (point[:, 2] > MIN_Z) * views.exists[:, slot, None]
         share = ok * (-2 * their_std).exp() * torch.exp(-((gap / CONFLICT) ** 2))
         weight, total = weight + share, total + share * seen_again
