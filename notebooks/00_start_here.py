@@ -339,7 +339,7 @@ pd.DataFrame(rows).T.round(3)
 # |---|---|
 # | shot | frames between two cuts: one camera, one scene |
 # | clip | the frames of a shot that are fed to the network together |
-# | stride | how many frames lie between two frames of a clip |
+# | stride | by how many frames two neighbours of a clip are apart; 1 takes every frame |
 # | intrinsics, K | focal length and principal point: from directions to pixels |
 # | focal length | in pixels of the image given; half the width / tan(half the horizontal field of view) |
 # | ego-motion | how the camera moved between two frames |
@@ -347,6 +347,11 @@ pd.DataFrame(rows).T.round(3)
 # | epipolar line | where a pixel of one image may lie in another, whatever its depth |
 # | multi-view signal | evidence that a shot shows a rigid scene from several places (notebook 02) |
 # | expert, student | a network tuned to one kind of scene; the one network that learns from all experts |
+# | plane sweep | try many depths for a pixel, and keep the one under which the other frames look like it (notebook 04) |
+# | bundle adjustment | find cameras and points together, so that every point falls where it was seen (notebook 03) |
+# | soft label | a probability for each candidate instead of one answer: it says how sure the teacher is (notebook 03) |
+# | Pareto-optimal | no task can get better without another getting worse (notebook 06) |
+# | trust | how much evidence of depth a clip gave, from 0 to 1; it does not say that the evidence is true |
 # | label-free | uses nothing but the videos: no weight ever sees a label. Ground truth measures; a few constants (such as how prices weigh in the sweep) were chosen with it, on validation |
 
 # %% [markdown]

@@ -14,12 +14,12 @@
 #
 # **Prerequisites.** Notebook 05.
 #
-# **Inputs.** `results/curate/frames/`, `results/score/`, `results/stage1/cameras/`, `results/stage2/model.safetensors`,
-# `results/experts/` (clusters, judges, weights).
+# **Inputs.** `results/curate/frames/`, `results/score/`, `results/stage1/cameras/`, `results/stage2/`
+# (`model.safetensors` and the plane sweeps in `stereo/`), `results/experts/` (clusters, judges, weights).
 #
 # **Outputs.** `results/distill/student.safetensors` (all parts: matcher, focal head, depth), `figures/`, `metrics.json`.
 #
-# **Time and memory.** Default: about 4 minutes on 2 cores, 4 GB. Smoke: about 20 s.
+# **Time and memory.** Default: about 3 minutes on 2 cores, 4 GB. Smoke: about 20 s.
 #
 # **The number you should get.** `worst_ratio`, the student's error over the best expert's on the worst cluster of unseen
 # videos, near 1 (at most 1.05 is the aim, `metrics.json` says what it came to); and a mean error (`student_error`) below

@@ -19,7 +19,7 @@
 # **Outputs.** `results/evaluate/CHECKPOINT-SET/`: `metrics.json` (with the checkpoint's SHA-256), `clips.csv` with
 # every clip's figures, `figures/`.
 #
-# **Time and memory.** Default: one to two minutes for a set on 2 cores, 2 GB. Smoke: seconds.
+# **Time and memory.** Default: about 3 minutes for a set on 2 cores, 2 GB. Smoke: seconds.
 #
 # **The number you should get.** The oracle below must score 0 in everything; the model's figures are in the table at
 # the end, and in the README beside the trivial baselines (notebook 09), without which no figure means anything.

@@ -250,7 +250,7 @@ print(f"the field of view should shrink; it goes from {field_deg(prediction.foca
 
 # %% [markdown]
 # Does the third answer disappoint? A short clip with a small rotation says little about its lens, and then the network
-# falls back on the middle of its candidates, 0.81 of the longer side: a field of view of about 63 degrees. The interval says
+# falls back on what ordinary cameras have, 0.8 of the longer side: a field of view of about 63 degrees. The interval says
 # so; a longer clip with more rotation or perspective moves the estimate towards the truth (notebook 03).
 
 # %% [markdown]

@@ -10,7 +10,7 @@
 # # 12 · Rivals: the photometric recipe, and classical structure from motion
 #
 # **Goal.** Measure two rivals of the student by its own protocol: Monodepth2 with a learnt focal length, trained on the
-# same shots for about as long, and pycolmap, on the very frames that the student sees.
+# same shots, each time about as long as stages 1 and 2 of the student, and pycolmap, on the very frames that the student sees.
 #
 # **Prerequisites.** Notebooks 02 (the shots), 06 (the student) and 07 (the protocol).
 #
@@ -34,7 +34,7 @@ sequences = "../shared/data/sequences"  # real sequences; left out where the fol
 max_frames = 0  # frames of each clip; 0 takes all, a smoke run takes few
 max_clips = 0  # clips of each set, spread over it; 0 takes all
 seeds = 3  # trainings: enough to tell a mean from luck
-steps = 700  # a training lasted four fifths of stages 1 and 2, experts and distillation together; its curve is flat by then
+steps = 700  # a training lasts about as long as stages 1 and 2 of the student; its curve is flat by then
 images = 12  # triplets a step, as in Monodepth2
 learning_rate = 0.0001  # Monodepth2's
 
@@ -109,7 +109,7 @@ print(f"at the start {float(parts['kept']):.0%} of the pixels are explained bett
 
 # %% [markdown]
 # ## Training
-# As many times as there are seeds, each about as long as the student's whole training.
+# As many times as there are seeds, each about as long as stages 1 and 2 of the student.
 
 # %%
 models, histories = [], []

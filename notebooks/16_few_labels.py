@@ -21,7 +21,7 @@
 #
 # **Outputs.** `results/few_labels/`: `tuned.safetensors` (the student with labels), `curves.csv`, `figures/`, `metrics.json`.
 #
-# **Time and memory.** Default: about 4 minutes on 2 cores, 3 GB. Smoke: about 20 s.
+# **Time and memory.** Default: about 5 minutes on 2 cores, 3 GB. Smoke: about 20 s.
 #
 # **The number you should get.** `student_steps_to_scratch` is 0: with labels of a few clips, training from scratch ends far above
 # where the student begins. And `student_after` is within a few percent of `student_before`.

@@ -1,5 +1,7 @@
 """What each idea of the recipe is worth: stage 2 with one thing changed, over seeds; and the student on bad pictures.
 
+One row, `all_at_once`, trains another design in its place: depth, motion and focal length together (ss3d_lib.monodepth2).
+
 A row of params.yaml, section ablations, changes keys of the sections score, stage1 and stage2 (notebook 14); one of the
 section student_ablations changes keys of distill (notebook 15). Every (row, seed) is one job, whose figures wait in a small
 JSON, so that a stopped run goes on.
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ss3d_lib import distillation, evaluate
+from ss3d_lib import distillation, evaluate, monodepth2
 from ss3d_lib.checkpoints import load_model
 from ss3d_lib.curation import read_rows
 from ss3d_lib.curriculum import sampling_weights
@@ -33,6 +35,7 @@ from ss3d_lib.models.camera import FocalHead
 from ss3d_lib.params import check_keys, check_types
 from ss3d_lib.predict import predict_frames
 from ss3d_lib.progress import progress
+from ss3d_lib.protocol import Predictor
 from ss3d_lib.report import REFERENCE_ROWS
 from ss3d_lib.rivals import seed_spread
 from ss3d_lib.score import score_shots
@@ -56,8 +59,9 @@ class Recipe(Terms):
     easy_share: float = 0.5  # 1 is no curriculum
     curriculum: float = 0.5
     min_score: float = 0.5  # 0 keeps every shot of curation
-    sharpness: float = 400.0  # of the focal posterior of a shot; 0 knows nothing: the middle of the candidates, 0.81 longer sides
+    sharpness: float = 400.0  # of the focal posterior of a shot; 0 knows nothing but ordinary cameras: 0.8 longer sides
     by_score: bool = True  # draw shots in proportion to their score, or all alike
+    all_at_once: bool = False  # the photometric recipe instead of stages 1 and 2; of all other keys only min_score counts
 
     @property
     def sees_evidence(self) -> bool:
@@ -195,14 +199,17 @@ def run_seed(
     torch.set_num_threads(1)  # a job per core keeps them busier than one on all
 
     def measure() -> dict[str, float]:
-        model = train_row(name, recipe, seed, sources, start, budget, folder)
-        return judge(model, recipe.sees_evidence, judging, name)
+        if recipe.all_at_once:
+            predict = monodepth2.predictor(train_at_once(name, seed, sources, budget, folder))
+        else:
+            predict = partial(predict_frames, train_row(name, recipe, seed, sources, start, budget, folder))
+        return judge(predict, judging, name)
 
     return once(folder / "figures.json", measure)
 
 
 def train_row(name: str, recipe: Recipe, seed: int, sources: Sources, start: str, budget: Budget, folder: Path) -> ClipNet:
-    """Stage 2 under a recipe: only the depth network is trained, from where stage 1 left it."""
+    """Stage 2 under a recipe: only the depth network is trained, from where stage 1 left it; `Blind` if no evidence was seen."""
     shots, model = training_shots(sources), load_model(start)
     if recipe.sharpness == 0:  # whoever knows no lens of the training shots has nothing to teach the focal head
         model.focal_head = FocalHead().eval()
@@ -214,7 +221,20 @@ def train_row(name: str, recipe: Recipe, seed: int, sources: Sources, start: str
 
     plan = Plan(budget.steps, learning_rate=budget.learning_rate, seed=seed)
     train(model.depth_net, loss, plan, folder, name, fingerprint=fingerprint(model, shots, recipe, budget))
+    if not recipe.sees_evidence:
+        model.depth_net = Blind(model.depth_net)
     return model.eval()
+
+
+def train_at_once(name: str, seed: int, sources: Sources, budget: Budget, folder: Path) -> monodepth2.MonoDepth2:
+    """Depth, motion and focal length together and from nothing, by what must look alike (notebook 12), for the budget of a row."""
+    shots = monodepth2.long_enough(training_shots(sources))
+    torch.manual_seed(seed)
+    model = monodepth2.MonoDepth2()
+    loss = lambda rng: monodepth2.photometric_loss(model, monodepth2.draw_triplets(shots, budget.images, rng))  # noqa: E731
+    plan = Plan(budget.steps, learning_rate=budget.learning_rate, seed=seed)
+    train(model, loss, plan, folder, name, fingerprint=fingerprint(model, shots, budget))
+    return model
 
 
 def run_student(name: str, recipe: StudentRecipe, seed: int, results: Path, judging: Judging, folder: Path) -> dict[str, float]:
@@ -224,7 +244,8 @@ def run_student(name: str, recipe: StudentRecipe, seed: int, results: Path, judg
         results: where the stages wrote.
     """
     torch.set_num_threads(1)
-    return once(folder / "figures.json", lambda: judge(train_student(recipe, seed, results, folder), True, judging, name))
+    made = lambda: partial(predict_frames, train_student(recipe, seed, results, folder))  # noqa: E731
+    return once(folder / "figures.json", lambda: judge(made(), judging, name))
 
 
 def train_student(recipe: StudentRecipe, seed: int, results: Path, folder: Path) -> ClipNet:
@@ -240,13 +261,10 @@ def train_student(recipe: StudentRecipe, seed: int, results: Path, folder: Path)
     return student.eval()
 
 
-def judge(model: ClipNet, sees_evidence: bool, judging: Judging, label: str) -> dict[str, float]:
-    """The figures of a network by the protocol of notebook 07, pooled over the clips."""
-    if not sees_evidence:
-        model.depth_net = Blind(model.depth_net)
+def judge(predict: Predictor, judging: Judging, label: str) -> dict[str, float]:
+    """The figures of a predictor by the protocol of notebook 07, pooled over the clips."""
     clips = judges(judging.data, judging.max_frames, judging.max_clips)
     strides = {clip.name: stride for clip, stride in zip(clips, judging.strides, strict=True)}
-    predict = lambda frames: predict_frames(model, frames)  # noqa: E731
     return figures_of(evaluate.evaluate_set(clips, predict, lambda clip: strides[clip.name], label=f"{label}, judged"))
 
 

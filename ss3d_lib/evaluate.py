@@ -174,7 +174,7 @@ def split_metrics(name: str, results: Sequence[ClipResult]) -> dict[str, dict[st
         sets[f"{name}_{domain}"] = headline(pool(chosen)) | intervals(chosen)
     for kind in sorted({result.kind for result in results} - {"multi_view"}):
         chosen = [result for result in results if result.kind == kind]
-        sets[f"{name}_kind_{kind}"] = headline(pool(chosen), (*HEADLINE, "focal_log_width", "trust"))
+        sets[f"{name}_kind_{kind}"] = headline(pool(chosen), (*HEADLINE, "focal_covered", "focal_log_width", "trust"))
     return sets
 
 

@@ -22,7 +22,7 @@ from ss3d_lib.data import (
 )
 from ss3d_lib.models.bundle import Neighbours, adjust, relative, robust_loss, start_bundle
 from ss3d_lib.models.calibration import FIXED_STEPS, ClipMatches, Solution, focal_profile, solve_clips
-from ss3d_lib.models.camera import MATCH_STEP, FocalBelief, summarise
+from ss3d_lib.models.camera import MATCH_STEP, FocalBelief, ordinary_cameras, summarise
 from ss3d_lib.models.matching import NOISE, box, gradients, local_contrast, weaker_eigenvalue
 from ss3d_lib.models.trajectory import GAPS, PairGraph
 from ss3d_lib.models.triangulation import half_grid
@@ -31,7 +31,7 @@ from ss3d_lib.shotwork import write_per_shot
 WINDOW, WINDOWS = 12, 3  # frames and number of the clips of a shot that its focal length is read from
 SHORT_CLIPS = (3, 5, 8)  # lengths of the clips that the focal head learns from
 GROUND_SLOPE = 1.0  # log inverse depth over one longer image side, downwards: what is low in the picture is near
-TEACHER_SHARPNESS = 400.0  # posterior = softmax(-sharpness * residual); its calibration is checked on validation
+TEACHER_SHARPNESS = 400.0  # posterior = exp(-sharpness * residual) times ordinary cameras'; its calibration is checked on validation
 
 
 def texture_weight(frames: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w"]:
@@ -93,7 +93,7 @@ def estimate_cameras(shot: Shot, sharpness: float = TEACHER_SHARPNESS) -> Camera
     found = shot_matches(shot)
     series = [list(range(first, len(shot.frames), shot.stride)) for first in range(shot.stride)]
     curve, candidates_px = focal_profile(solve_clips(clip_of(shot, found, parts_of(series[0], WINDOW, WINDOWS))))
-    log_probability = (-sharpness * curve.mean(0)).log_softmax(0)
+    log_probability = (-sharpness * curve.mean(0) + ordinary_cameras().log_probability[0]).log_softmax(0)
     focal_px = FocalBelief(candidates_px, log_probability[None]).mean_px
     motions = empty_motions(shot)
     for length in sorted({len(frames) for frames in series} - {1}):

@@ -2,8 +2,8 @@
 
 Each training image has depth evidence from up to six frame pairs (1, 2 and 4 strides, both directions): matches
 that are triangulated, and a plane sweep, both kept by ss3d_lib.stereo.
-All of it is the target; the network sees what a random part of the pairs gives, with random holes, or none: it learns
-to complete, to denoise, and to fall back on the image alone.
+All of it is the target; the network sees what a part of the pairs gives (drawn once for every frame), with random holes,
+or none: it learns to complete, to denoise, and to fall back on the image alone.
 """
 
 from dataclasses import dataclass, replace
@@ -30,6 +30,7 @@ from ss3d_lib.models.sweep import Sweep, fuse
 from ss3d_lib.models.triangulation import DepthEvidence, as_channels, centred, middle_log
 from ss3d_lib.reprojection import Neighbours, neighbours_of, reprojection_maps, reprojection_terms
 
+STRETCH = 1.15  # largest change of a picture's aspect ratio, either way
 SCALE_ANCHOR = 1e-3  # weight of the squared log inverse depth: holds the free scale near 1, where the network starts
 
 
@@ -76,11 +77,12 @@ def degraded(found: DepthEvidence, single_image: float, rng: torch.Generator) ->
 
 
 def augment(batch: DepthBatch, min_crop: float, rng: torch.Generator) -> DepthBatch:
-    """Flip, crop and zoom, and change colours; log inverse depth is blind to all three."""
+    """Flip, crop, zoom and stretch, and change colours; log inverse depth is blind to all of them."""
     flip = bool(torch.rand(1, generator=rng) < 0.5)
     share = min_crop + (1 - min_crop) * float(torch.rand(1, generator=rng))
+    narrow = share * STRETCH ** (2 * float(torch.rand(1, generator=rng)) - 1)
     height, width = batch.target.weight.shape[-2:]  # the window lies on the evidence's grid: picture and evidence keep together
-    h, w = round(height * share), round(width * share)
+    h, w = round(height * share), round(width * min(max(narrow, min_crop), 1.0))
     top, left = (int(torch.randint(room + 1, (1,), generator=rng)) for room in (height - h, width - w))
 
     def crop(x: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
     python -m ss3d_lib.predict VIDEO --out FOLDER
 
-A shot is one forward pass. Longer ones are read in overlapping windows: the residual curves of all windows
-are pooled into one focal length, and each window is brought to the scale and place of the one before by
-the frames they share.
+A shot is one forward pass. Longer ones are read in overlapping windows: the residual curves of all windows are pooled
+into one belief about the focal length, and what each finds under it into one focal length, under which all are read;
+each window is brought to the scale and place of the one before by the frames they share.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from ss3d_lib.curation import CurateSettings, Shot, curate_video
 from ss3d_lib.files import atomic_write, read_json, write_json
 from ss3d_lib.models import ClipNet, ClipPrediction
 from ss3d_lib.models.clipnet import Observation
-from ss3d_lib.models.refinement import REFINED_WIDTH
+from ss3d_lib.models.refinement import refined_width
 from ss3d_lib.signal import reading_stride, shot_signal
 from ss3d_lib.video import working_size
 
@@ -129,11 +129,15 @@ def predict_frames(model: ClipNet, frames: UInt8[np.ndarray, "T H W 3"]) -> Vide
         )
     clip, fit = fit_frames(frames)
     ranges = windows(len(frames))
-    seen = [model.observe(clip[:, start:stop]) for start, stop in ranges]
+    cut = [clip[:, start:stop] for start, stop in ranges]
+    seen = [model.observe(window) for window in cut]
     focal = model.focal_head(pooled(seen, "curve"), pooled(seen, "summary"), seen[0].candidates_px)
-    parts = [model.explain(clip[:, start:stop], of, focal) for (start, stop), of in zip(ranges, seen)]
+    solved = [model.align(window, of, focal) for window, of in zip(cut, seen)]
+    focal = focal.moved(torch.stack([s.bundle.log_focal for s in solved]).mean(0).exp(), refined_width(focal))
+    if len(solved) > 1:
+        solved = [solution.with_focal(focal.mean_px) for solution in solved]
+    parts = [model.explain(window, of, solution, focal) for window, of, solution in zip(cut, seen, solved)]
     depth, poses = stitch(parts, ranges, len(frames))
-    focal = focal.moved(torch.stack([part.focal_px for part in parts]).log().mean(0).exp(), REFINED_WIDTH)
     join = lambda name: over_frames([getattr(p, name)[0].numpy() for p in parts], ranges, len(frames))  # noqa: E731
     focal_px = float(focal.mean_px[0]) / fit.scale
     matrix = np.array([[focal_px, 0, fit.principal_px[0]], [0, focal_px, fit.principal_px[1]], [0, 0, 1]])

@@ -49,6 +49,9 @@ ROWS = (
 SETS = ("embedded_test", "embedded_val", "hololens_office", "redkitchen", "kitti_drive")
 """The order of known sets; the domains of the embedded split (`embedded_test_street`) come last."""
 
+STAGES = tuple("curate score stage1 stage2 experts distill evaluate finetune baselines few_labels compare".split())
+"""The order of the pipeline, in which minutes are told."""
+
 MEASURED_APART = ("baselines", "rivals")
 """Stages that measure rows which have no checkpoint."""
 
@@ -96,15 +99,13 @@ def build_summary(results: str | Path = "results") -> dict[str, Any]:
         row, dash, name = key.partition("-")
         if dash:
             summary.setdefault(row, {})[name] = figures
-    return {row: summary[row] for row in ordered(summary, ROWS)} | {"timings": stage_timings(results)}
+    return in_order(summary, ROWS) | {"timings": stage_timings(results)}
 
 
 def numbers(sets: dict[str, Any]) -> dict[str, dict[str, float]]:
     """The blocks of figures, without values that a run could not measure (null)."""
     blocks = {name: figures for name, figures in sets.items() if isinstance(figures, dict)}
-    return {
-        name: {key: value for key, value in figures.items() if value is not None} for name, figures in blocks.items()
-    }
+    return {name: {key: value for key, value in figures.items() if value is not None} for name, figures in blocks.items()}
 
 
 def stage_timings(results: Path) -> dict[str, float]:
@@ -112,25 +113,24 @@ def stage_timings(results: Path) -> dict[str, float]:
     timings: dict[str, float] = {}
     for path in sorted(results.glob("*/timing.json")) + sorted(results.glob("*/*/timing.json")):
         stage = path.relative_to(results).parts[0]
-        if stage in APART:
-            continue
-        timings[stage] = round(timings.get(stage, 0.0) + float(read_json(path)["seconds"]), 1)
-    return timings
+        if stage not in APART:
+            timings[stage] = round(timings.get(stage, 0.0) + float(read_json(path)["seconds"]), 1)
+    return in_order(timings, STAGES)
 
 
-def ordered(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The known names in their order, then the others sorted."""
-    return [name for name in known if name in names] + sorted(set(names) - set(known))
+def in_order(found: dict[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    """The known names in their order, then the others sorted: files keep all of theirs sorted."""
+    return {name: found[name] for name in [*filter(found.__contains__, known), *sorted(set(found) - set(known))]}
 
 
 def rows_of(summary: dict[str, Any]) -> dict[str, Any]:
-    """The summary without its timings."""
-    return {row: sets for row, sets in summary.items() if row != "timings"}
+    """The summary without its timings, in the order of ROWS, the sets of each in that of SETS."""
+    return {row: in_order(sets, SETS) for row, sets in in_order(summary, ROWS).items() if row != "timings"}
 
 
 def sets_of(summary: dict[str, Any]) -> list[str]:
     """Every set that some row has, in order."""
-    return ordered({name for sets in rows_of(summary).values() for name in sets}, SETS)
+    return list(in_order({name: None for sets in rows_of(summary).values() for name in sets}, SETS))
 
 
 def cell(figures: dict[str, float], key: str, interval: bool = True) -> str:
@@ -149,10 +149,7 @@ def set_table(summary: dict[str, Any], name: str, interval: bool = True) -> str:
     """The markdown table of one set: rows = baselines and checkpoints, columns = COLUMNS that some row has."""
     rows = {row: sets[name] for row, sets in rows_of(summary).items() if name in sets}
     keys = [key for key in COLUMNS if any(key in figures for figures in rows.values())]
-    lines = [
-        "| " + " | ".join([name, *(COLUMNS[key][0] for key in keys)]) + " |",
-        "|---" * (len(keys) + 1) + "|",
-    ]
+    lines = ["| " + " | ".join([name, *(COLUMNS[key][0] for key in keys)]) + " |", "|---" * (len(keys) + 1) + "|"]
     for row, figures in rows.items():
         cells = [cell(figures, key, interval) for key in keys]
         if any(cells):
@@ -179,9 +176,8 @@ def domain_table(summary: dict[str, Any], row: str, name: str = "embedded_test")
 
 def results_block(summary: dict[str, Any]) -> str:
     """The text between the README's markers: one table per set, then how long each stage took."""
-    main = [name for name in sets_of(summary) if name in SETS]
-    tables = [set_table(summary, name, interval=name.startswith("embedded")) for name in main]
-    minutes = ", ".join(f"{stage} {seconds / 60:.1f}" for stage, seconds in summary.get("timings", {}).items())
+    tables = [set_table(summary, name, name.startswith("embedded")) for name in sets_of(summary) if name in SETS]
+    minutes = ", ".join(f"{stage} {seconds / 60:.1f}" for stage, seconds in in_order(summary.get("timings", {}), STAGES).items())
     legend = (
         "Medians over pairs and shots, means over images; 95 % intervals over shots in brackets. "
         "Depth is scaled per image by its median. An empty cell: the row makes no such claim."
@@ -225,13 +221,22 @@ def videos_block(shots: pd.DataFrame) -> str:
 
 def card_block(summary: dict[str, Any], made: dict[str, Any], row: str = "released") -> str:
     """What the model card says that is measured: the making of the checkpoint, and its figures on every set."""
-    steps = ", ".join(f"{name} {count}" for name, count in made["steps"].items())
-    minutes = ", ".join(f"{stage} {value:.0f}" for stage, value in made["minutes"].items())
+    trained = in_order(made["steps"], ("matcher", "depth", "each expert", "distillation"))
+    steps = ", ".join(f"{name} {count}" for name, count in trained.items())
+    minutes = ", ".join(f"{stage} {value:.0f}" for stage, value in in_order(made["minutes"], STAGES).items())
     text = (
         f"**How it was made.** {made['videos']} videos, {made['shots']} shots, of which {made['shots_kept']} with "
         f"{made['frames_kept']} frames have a multi-view signal. Steps: {steps}. {made['hours']:.1f} hours on two CPU cores "
         f"(minutes: {minutes}). Seed 0."
     )
+    if taught := made.get("distill"):
+        verdict = "something" if taught["student_error"] < taught["stage2_error"] else "nothing"
+        text += (
+            "\n\n**What experts and distillation gave.** Mean |log error| of depth on the judging videos: "
+            f"{taught['stage2_error']:.4f} after stage 2, {taught['expert_error']:.4f} of the experts at home, "
+            f"{taught['student_error']:.4f} of the released student, which gained {verdict}. On its worst cluster it is "
+            f"{taught['worst_ratio']:.3f} times as far off as the best expert; of a student at most 1.05 is asked (notebook 06)."
+        )
     only = {row: rows_of(summary).get(row, {})}
     tables = [set_table(only, name) for name in sets_of(only) if name in SETS]
     return "\n\n".join([text, *tables, domain_table(summary, row), "Medians over pairs and shots, means over images; 95 % "
@@ -337,9 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with atomic_write(path) as temporary:
             temporary.write_text(content, encoding="utf-8")
     pictures = copy_pictures(options.summary.parent.parent, options.readme.parent / "docs")
-    print(
-        f"{options.readme}: results block made from {options.summary}; {len(pictures)} of {len(PICTURES)} pictures in docs/"
-    )
+    print(f"{options.readme}: results block made from {options.summary}; {len(pictures)} of {len(PICTURES)} pictures in docs/")
     return 0
 
 

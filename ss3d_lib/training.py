@@ -1,8 +1,9 @@
 """One training loop for every stage: it knows nothing of the model but its loss.
 
-Each step's random numbers depend on (seed, step) alone, and the rolling checkpoint holds weights,
-optimiser and history; so training that was interrupted at any moment, even by kill -9, ends with the
-weights of an undisturbed run. Several processes (accelerate) share the micro-batches of a step.
+Each step's random numbers depend on (seed, retries, step) alone, and the rolling checkpoint holds weights,
+optimiser, history and retries; so training that was interrupted at any moment, even by kill -9, ends with the
+weights of an undisturbed run. A loss that is not finite, or that explodes, sends it back to the last good state.
+Several processes (accelerate) share the micro-batches of a step, and the processors: nothing here moves to a GPU.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ from ss3d_lib.progress import progress
 
 LossFn = Callable[[torch.Generator], dict[str, Tensor]]
 MAX_RETRIES = 3  # returns to the last good state before training gives up
+BLOCK, SPREADS, PATIENCE = 20, 5, 10  # steps that make a level; how far above it, and how often in a row, is diverged
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,11 @@ def train(
         One row per step: every returned scalar, the learning rate and the gradient norm.
 
     Raises:
-        FloatingPointError: when the loss is not finite although the last good state was restored 3 times.
+        FloatingPointError: when the loss is not finite, or explodes (`far_above`), although the last good state was
+            restored 3 times.
         ValueError: processes that would have no micro-batch, or a rolling checkpoint that cannot be read.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=True)  # gloo: a GPU's NCCL could not add up the gradients, which lie on the CPU
     if plan.micro_batches % accelerator.num_processes:
         raise ValueError(
             f"{label}: {accelerator.num_processes} processes cannot share {plan.micro_batches} micro-batches evenly: "
@@ -89,21 +92,23 @@ def train(
     optimiser = torch.optim.AdamW(trained, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
     rolling = Path(folder) / "rolling.safetensors"
     identity = json.dumps([asdict(plan), fingerprint], sort_keys=True)
-    history = restore(rolling, module, optimiser, identity)
-    save(rolling, module, optimiser, identity, history, accelerator)
-    retries = 0
+    history, retries = restore(rolling, module, optimiser, identity)
+    save(rolling, module, optimiser, identity, history, retries, accelerator)
     module.train()
     steps = iter(progress(range(len(history), plan.steps), plan.steps - len(history), label))
     step = next(steps, None)
     while step is not None:
         row = take_step(loss_fn, plan, len(history), retries, optimiser, trained, accelerator)
-        if row is None:
+        above = far_above([past["loss"] for past in [*history, row]]) if row else np.ones(PATIENCE, bool)
+        if above.all():
             retries += 1
             if retries > MAX_RETRIES:
                 raise FloatingPointError(
-                    f"{label}: loss not finite at step {len(history)}; lower learning_rate ({plan.learning_rate})"
+                    f"{label}: loss {'exploded' if row else 'not finite'} at step {len(history)}; "
+                    f"lower learning_rate ({plan.learning_rate})"
                 )
-            history = restore(rolling, module, optimiser, identity)
+            history, _ = restore(rolling, module, optimiser, identity)
+            save(rolling, module, optimiser, identity, history, retries, accelerator)
             continue
         history.append(row)
         if len(history) % plan.save_every == 0 or len(history) == plan.steps:
@@ -111,7 +116,8 @@ def train(
                 module.eval()
                 row |= measure()
                 module.train()
-            save(rolling, module, optimiser, identity, history, accelerator)
+            if not above.any():  # else it may be the start of an explosion: the next one will do
+                save(rolling, module, optimiser, identity, history, retries, accelerator)
         while step is not None and step < len(history):
             step = next(steps, None)
     module.eval()
@@ -166,8 +172,23 @@ def take_step(loss_fn, plan: Plan, step: int, retries: int, optimiser, trained, 
     return {"step": step, **means, "learning_rate": learning_rate(plan, step), "gradient_norm": norm}
 
 
+def far_above(losses: list[float]) -> np.ndarray:
+    """Which of the last PATIENCE losses lie far above the calmest block of steps: all of them, and training diverged.
+
+    Far is SPREADS times a block's range, plus its largest |loss|, above its highest; the block that asks for least
+    counts, so neither the first descent, nor an odd batch, nor an explosion that is slow can hide one. Noise gets there
+    by single steps at most: were even one in ten so high, ten in a row would come once in 10^10 steps. No block is full
+    in the first 20 steps, and in the last nine, whose learning rate is next to nothing, no explosion can be sure.
+    """
+    past = np.array(losses)
+    blocks = past[: len(past) // BLOCK * BLOCK].reshape(-1, BLOCK)
+    high, low = blocks.max(1), blocks.min(1)
+    limit = (high + SPREADS * (high - low) + abs(blocks).max(1)).min(initial=np.inf)
+    return past[-PATIENCE:] > limit
+
+
 def save(
-    path: Path, module: nn.Module, optimiser, identity: str, history: list[dict], accelerator: Accelerator
+    path: Path, module: nn.Module, optimiser, identity: str, history: list[dict], retries: int, accelerator: Accelerator
 ) -> None:
     """Write the rolling checkpoint in one atomic move (rank 0 only)."""
     if not accelerator.is_main_process:
@@ -178,18 +199,18 @@ def save(
             tensors[f"optimiser/{index}/{name}"] = torch.as_tensor(value).contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, {"identity": identity, "history": json.dumps(history)})
+        save_file(tensors, temporary, {"identity": identity, "history": json.dumps(history), "retries": str(retries)})
 
 
-def restore(path: Path, module: nn.Module, optimiser, identity: str) -> list[dict]:
-    """Load the rolling checkpoint if it belongs to this run; return its history (empty = from the start)."""
+def restore(path: Path, module: nn.Module, optimiser, identity: str) -> tuple[list[dict], int]:
+    """Load the rolling checkpoint if it belongs to this run; return its history (empty = from the start) and retries."""
     if not path.exists():
-        return []
+        return [], 0
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
             if meta.get("identity") != identity:
-                return []
+                return [], 0
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable checkpoint ({error}): delete it to train from the start") from error
@@ -202,4 +223,4 @@ def restore(path: Path, module: nn.Module, optimiser, identity: str) -> list[dic
             _, index, key = name.split("/")
             state.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    return json.loads(meta["history"])
+    return json.loads(meta["history"]), int(meta.get("retries", 0))  # older checkpoints have none

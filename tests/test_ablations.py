@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from made_shots import make_shot
 from test_evaluate import make_clip
 
-from ss3d_lib import ablations, evaluate, report
+from ss3d_lib import ablations, evaluate, monodepth2, report
+from ss3d_lib.data import Shot
 from ss3d_lib.degradations import INTACT, degrade
 from ss3d_lib.files import write_json
 from ss3d_lib.params import ParamsError, load_sections
@@ -25,6 +27,7 @@ def test_full_is_stage_2_and_every_other_row_differs(file):
     assert {key: value for key, value in vars(full).items() if key in stage2} == {key: stage2[key] for key in stage2 if hasattr(full, key)}
     assert full.min_score == sections["score"]["min_score"] and full.sharpness == sections["stage1"]["sharpness"]
     assert full.by_score and full.sees_evidence and not planned["single_image"].sees_evidence
+    assert [name for name, recipe in planned.items() if recipe.all_at_once] == ["all_at_once"] and not full.all_at_once
     assert all(recipe != full for recipe in planned.values())
 
 
@@ -89,6 +92,27 @@ def test_a_finished_seed_is_not_trained_again(tmp_path, monkeypatch):
     assert run() == first == {"absrel_median": 0.25, "clips": 3} and len(trained) == 1
     (tmp_path / "full-0/figures.json").unlink()
     assert run() == first and len(trained) == 2
+
+
+def test_all_at_once_learns_all_three_from_nothing_is_judged_and_is_not_trained_again(tmp_path, monkeypatch):
+    nothing, steps = np.zeros((0, 48, 72, 2), np.float16), []
+    shots = [Shot("shot", "video", 0.9, 2, make_shot("multi_view", 0, 12, (96, 144)), nothing, nothing)]
+    learn = monodepth2.photometric_loss
+    monkeypatch.setattr(ablations, "training_shots", lambda sources: shots)
+    monkeypatch.setattr(ablations, "judges", lambda *arguments: [make_clip()])
+    monkeypatch.setattr(monodepth2, "photometric_loss", lambda model, batch: steps.append(len(batch.frames)) or learn(model, batch))
+    budget, judging, folder = ablations.Budget(2, 3, 0.001), ablations.Judging("", 0, 0, (2,)), tmp_path / "all_at_once-1"
+    recipe = ablations.Recipe(all_at_once=True)
+    run = lambda: ablations.run_seed("all_at_once-1", recipe, 1, None, "no checkpoint of stage 1", budget, judging, folder)
+    first = run()
+    assert steps == [3, 3] and first["clips"] == 1 and all(np.isfinite(first[key]) for key in ablations.KEYS)
+    (folder / "figures.json").unlink()
+    assert run() == first and steps == [3, 3], "the same network from the rolling checkpoint"
+    torch.manual_seed(1)
+    start, trained = monodepth2.MonoDepth2(), ablations.train_at_once("all_at_once-1", 1, None, budget, folder)
+    assert steps == [3, 3] and not trained.training
+    for part in ("depth_net.encoder.conv1.0.weight", "motion_net.motion.0.weight", "motion_net.focal.weight"):
+        assert not torch.equal(start.get_parameter(part), trained.get_parameter(part)), part
 
 
 def test_a_row_of_the_student_runs_the_phases_it_keeps_with_the_teachers_it_names(tmp_path, monkeypatch):
@@ -237,3 +261,4 @@ def test_training_follows_the_recipe(monkeypatch):
     run(photometric=0.3)
     assert np.count_nonzero(drawn["weights"]) == 2 and drawn["terms"].photometric == 0.3, "the better half first"
     assert isinstance(run(sharpness=0.0).focal_head, ablations.FocalHead)
+    assert isinstance(run(single_image=1.0).depth_net, ablations.Blind), "who never saw evidence is not shown any"

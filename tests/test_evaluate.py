@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy.spatial.transform import Rotation
 from test_datasets import write_corpus, write_sequence
 
@@ -238,6 +239,26 @@ def test_rivals_join_the_summary_and_their_other_blocks_do_not(tmp_path):
     assert "| pycolmap |  | 4.0 |" in report.set_table(summary, "embedded_test")
 
 
+def test_rows_sets_and_minutes_are_told_in_their_order_though_files_sort_their_keys(tmp_path):
+    depth = {"absrel_median": 0.2, "clips": 1, "focal_relerr": 0.1}
+    rows = ("student", "released", "stage2", "supervised_ceiling", "constant_depth", "mean_disparity", "another")
+    summary = {row: {"embedded_test": depth, "redkitchen": depth, "kitti_drive": depth} for row in rows}
+    write_json(tmp_path / "summary.json", summary | {"timings": dict.fromkeys(["stage2", "baselines", "curate"], 60.0)})
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert list(summary) == sorted(summary), "a file has no order"
+    told = re.findall(r"^\| ([a-z0-9 ]+) \| 0", report.set_table(summary, "embedded_test"), re.MULTILINE)
+    ranked = "mean_disparity constant_depth supervised_ceiling stage2 student released".split()
+    assert [name.replace(" ", "_") for name in told] == [*ranked, "another"]
+    block = report.results_block(summary)
+    assert "curate 1.0, stage2 1.0, baselines 1.0." in block
+    assert block.index("| redkitchen |") < block.index("| kitti_drive |")
+
+
+def test_every_stage_of_make_repro_has_its_place_in_the_order():
+    stages = set(yaml.safe_load(Path("dvc.yaml").read_text())["stages"]) - set(report.APART)
+    assert set(report.STAGES) == stages
+
+
 def test_mixed_checkpoints_are_refused(tmp_path):
     write_results(tmp_path, sha="b")
     with pytest.raises(report.ReportError, match="mixes checkpoints"):
@@ -284,6 +305,12 @@ def test_the_model_card_has_every_set_of_the_row_with_intervals(tmp_path):
     block = report.card_block(report.build_summary(tmp_path), MADE, "student")
     assert "| student | 0.200 (0.100 to 0.300) | 5.0 |" in block and "| street | 2 | 0.250 |" in block
     assert "matcher 1000, depth 1500" in block and "0.9 hours" in block
+    assert "What experts" not in block, "an older release did not write it"
+    distill = {"stage2_error": 0.10, "expert_error": 0.09, "student_error": 0.11, "worst_ratio": 1.2}
+    nothing = report.card_block(report.build_summary(tmp_path), MADE | {"distill": distill}, "student")
+    assert "gained nothing" in nothing and "1.200 times" in nothing
+    made = MADE | {"distill": distill | {"student_error": 0.09}}
+    assert "gained something" in report.card_block(report.build_summary(tmp_path), made, "student")
 
 
 def test_the_readme_agrees_with_the_summary_committed_with_it():

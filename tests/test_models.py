@@ -12,7 +12,7 @@ from ss3d_lib.checkpoints import load_model, save_model
 from ss3d_lib.geometry import invert_pose, pixel_grid, rotation_angle_deg
 from ss3d_lib.metrics import umeyama
 from ss3d_lib.models import ClipNet
-from ss3d_lib.models.camera import FocalBelief, FocalHead
+from ss3d_lib.models.camera import FocalBelief, FocalHead, ordinary_cameras
 from ss3d_lib.models.depth import EVIDENCE_CHANNELS, DepthNet, encoder_size
 from ss3d_lib.models.matching import (
     Matches,
@@ -29,6 +29,7 @@ from ss3d_lib.models.matching import (
     weaker_eigenvalue,
     window_sum,
 )
+from ss3d_lib.models.refinement import REFINED, refined_width
 from ss3d_lib.models.trajectory import PairGraph, average_rotations, build_trajectory, nearest_rotation, solve_scales
 from ss3d_lib.models.triangulation import (
     Correspondences,
@@ -394,10 +395,10 @@ def test_whatever_the_head_has_learnt_it_can_only_sharpen_the_curve():
         torch.nn.init.normal_(parameter, std=0.1)
     summary = torch.randn(5, 3)
     flat = head(torch.full((5, NUM_FOCALS), 0.3), summary, candidates)
-    torch.testing.assert_close(flat.entropy, torch.ones(5))
+    torch.testing.assert_close(flat.log_probability, ordinary_cameras().log_probability.expand(5, -1))
     curve = torch.rand(5, NUM_FOCALS)
     out = head(curve, summary, candidates)
-    assert torch.equal(out.log_probability.argsort(1, descending=True), curve.argsort(1))
+    assert torch.equal((out.log_probability - ordinary_cameras().log_probability).argsort(1, descending=True), curve.argsort(1))
     torch.testing.assert_close(out.log_probability, head(curve + 0.2, summary, candidates).log_probability, atol=1e-4, rtol=1e-4)
 
 
@@ -604,19 +605,60 @@ def test_the_spread_equals_numpy():
 def test_a_moved_belief_keeps_its_shape_around_another_mean():
     b = belief(4)
     means = torch.tensor([100.0, 150.0, 200.0, 400.0])
-    there = b.moved(means, width=1.0)
+    same = torch.ones(4)
+    there = b.moved(means, same)
     torch.testing.assert_close(there.mean_px, means)
     torch.testing.assert_close(there.log_std, b.log_std)
     torch.testing.assert_close(there.interval_px() / means[:, None], b.interval_px() / b.mean_px[:, None])
-    torch.testing.assert_close(there.moved(b.mean_px, width=1.0).quantile_px(0.3), b.quantile_px(0.3))
+    torch.testing.assert_close(there.moved(b.mean_px, same).quantile_px(0.3), b.quantile_px(0.3))
 
 
 def test_a_moved_belief_is_narrower_by_the_same_factor_everywhere():
     b, means = belief(5), torch.tensor([100.0, 150.0, 200.0, 400.0])
-    there = b.moved(means, width=0.4)
+    width = torch.tensor([0.4, 0.6, 0.8, 1.0])
+    there = b.moved(means, width)
     torch.testing.assert_close(there.mean_px, means)
-    torch.testing.assert_close(there.log_std, 0.4 * b.log_std)
-    torch.testing.assert_close((there.interval_px() / means[:, None]).log(), 0.4 * (b.interval_px() / b.mean_px[:, None]).log())
+    torch.testing.assert_close(there.log_std, width * b.log_std)
+    before = (b.interval_px() / b.mean_px[:, None]).log()
+    torch.testing.assert_close((there.interval_px() / means[:, None]).log(), width[:, None] * before)
+
+
+def gaussian(log_std: float) -> FocalBelief:
+    """A belief around 200 px."""
+    candidates = focal_candidates(240.0)
+    return FocalBelief(candidates, (-(((candidates.log() - np.log(200.0)) / log_std) ** 2) / 2)[None].log_softmax(-1))
+
+
+def test_refinement_narrows_what_matches_told_and_not_what_ordinary_cameras_tell():
+    width = lambda log_std: float(refined_width(gaussian(log_std)))  # noqa: E731
+    assert width(0.08) == pytest.approx(REFINED, abs=0.01)
+    assert REFINED < width(0.25) < 0.95
+    assert float(refined_width(FocalBelief(focal_candidates(240.0), torch.zeros(1, NUM_FOCALS).log_softmax(-1)))) == 1.0
+    assert float(refined_width(ordinary_cameras())) == 1.0
+    assert width(0.08) < width(0.25) < width(0.4) <= 1
+
+
+def test_a_clip_that_stands_still_tells_no_focal_length():
+    """One frame again and again: ordinary cameras are all that is known, whatever the head has learnt."""
+    torch.manual_seed(0)
+    net = ClipNet().eval()
+    net.focal_head.log_sharpness.data += 2.0
+    with torch.no_grad():
+        out = net(clip(1, 144, 240).expand(-1, 5, -1, -1, -1).contiguous())
+    assert float(out.focal.log_std[0]) > 0.8 * float(ordinary_cameras().log_std)
+    low, high = out.focal.interval_px()[0]
+    assert low < 0.55 * 240 and high > 1.15 * 240
+
+
+def test_a_curve_within_the_noise_is_taken_for_flat():
+    """It says a hundredth of what the same curve says a hundred times as high."""
+    head, candidates = FocalHead().eval(), focal_candidates(240.0)
+    curve = (candidates.log() - np.log(400.0))[None].abs()
+    curve = curve / curve.max()
+    with torch.no_grad():
+        noise, signal = head(0.005 * curve, torch.zeros(1, 3), candidates), head(0.5 * curve, torch.zeros(1, 3), candidates)
+    assert float(signal.mean_px) == pytest.approx(400, rel=0.03)
+    assert float(noise.mean_px) == pytest.approx(float(240 * ordinary_cameras().mean_px), rel=0.03)
 
 
 def test_one_pass_and_a_prediction_of_a_shot_say_the_same_of_the_focal_length():

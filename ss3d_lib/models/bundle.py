@@ -78,7 +78,7 @@ class FocalPrior:
 
     log_px: Float[Tensor, "B"] | float
     log_std: Float[Tensor, "B"] | float
-    weight: float
+    weight: Float[Tensor, "B"] | float
 
     @staticmethod
     def ordinary(longer_side_px: float) -> "FocalPrior":

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ss3d_lib.geometry import invert_pose, rigid, so3_exp, so3_log
-from ss3d_lib.models.bundle import Bundle, Neighbours, Sightings, adjust, settled, start_bundle
+from ss3d_lib.models.bundle import Bundle, Neighbours, Sightings, adjust, focal_gap, settled, start_bundle
 from ss3d_lib.models.trajectory import PairGraph, build_trajectory, solve_scales
 from ss3d_lib.twoview import (
     NUM_FOCALS,
@@ -83,6 +83,11 @@ class Solution:
         """The cameras under another focal length, which is held."""
         bundle, value = adjust(carry(self.bundle, focal_px), self.near, self.seen, FIXED_STEPS, free_focal=False)
         return Solution(bundle, value, self.near, self.seen)
+
+    @property
+    def focal_px(self) -> Float[Tensor, "B"]:
+        """Focal length of each clip."""
+        return self.bundle.log_focal.exp()
 
     @property
     def world_from_cam(self) -> Float[Tensor, "B N 4 4"]:
@@ -194,7 +199,10 @@ def carry(bundle: Bundle, focal_px: Float[Tensor, "B"]) -> Bundle:
 
 @torch.no_grad()
 def focal_profile(solution: Solution) -> tuple[Float[Tensor, "B C"], Float[Tensor, "C"]]:
-    """Cost of every candidate focal length, each with cameras and depths of its own, and the candidates in pixels."""
+    """What every candidate focal length costs, each with cameras and depths of its own, and the candidates in pixels.
+
+    It is the cost of the matches alone: what is known of focal lengths beforehand is no part of it.
+    """
     few = thin(solution.seen, PROFILE_POINTS)
     clips = len(few.q)
     candidates_px = focal_candidates(few.longer_side_px, few.q.device)
@@ -203,4 +211,5 @@ def focal_profile(solution: Solution) -> tuple[Float[Tensor, "B C"], Float[Tenso
     world_from_cam = invert_pose(rigid(carried.rotation, carried.translation))
     start = start_bundle(world_from_cam, focal_px, solution.near, seen)
     _, value = adjust(start, solution.near, seen, PROFILE_STEPS, free_focal=False)
+    value = value - seen.focal.weight * focal_gap(carried, seen) ** 2
     return value.view(clips, NUM_FOCALS), candidates_px

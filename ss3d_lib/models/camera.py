@@ -2,9 +2,10 @@
 
 Regressing a focal length from features does not generalise on a small corpus (notebook 03); measuring it
 does. Every candidate focal length gets the robust reprojection error that the clip's matches keep under it
-(ss3d_lib.models.calibration); the head turns that curve into a distribution, learning how sharp such curves
+(ss3d_lib.models.calibration); the head turns that curve into a likelihood, learning how sharp such curves
 deserve to be. It may not move them: a head that could shift the odds of candidates was no better on validation
-(relative error 0.056 for 0.053), and where a curve is flat it guessed by the look of the training films.
+(relative error 0.056 for 0.053), and where a curve is flat it guessed by the look of the training films. Where it is
+flat, what is known of ordinary cameras is left.
 """
 
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ss3d_lib.geometry import image_centre, pixel_grid
+from ss3d_lib.models.bundle import FocalPrior
 from ss3d_lib.models.matching import Matches
-from ss3d_lib.twoview import NUM_FOCALS, length
+from ss3d_lib.twoview import NUM_FOCALS, focal_candidates, length
 
 MATCH_STEP = 8  # one match every so many pixels: 540 a pair at the working size
 SURER = 4.0  # exponent of the learnt probabilities, for labels are wider than the errors: the least CRPS on validation (0.043; 0.049 at 1, 0.044 at 8)
+FLAT_RANGE = 0.05  # a curve that rises no more says nothing; on validation clips of still cameras rise by up to 0.04, all that turn by 0.09
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class FocalBelief:
     candidates_px: Float[Tensor, "*#B C"]
     log_probability: Float[Tensor, "B C"]
 
-    def moved(self, focal_px: Float[Tensor, "B"], width: float) -> "FocalBelief":
+    def moved(self, focal_px: Float[Tensor, "B"], width: Float[Tensor, "B"]) -> "FocalBelief":
         """The same distribution around other means, so many times as wide in log space."""
-        around = width * (self.candidates_px / self.mean_px[:, None]).log()
+        around = width[:, None] * (self.candidates_px / self.mean_px[:, None]).log()
         return FocalBelief(focal_px[:, None] * around.exp(), self.log_probability)
 
     @property
@@ -113,7 +116,7 @@ class FocalHead(nn.Module):
     def forward(
         self, curve: Float[Tensor, "B C"], summary: Float[Tensor, "B 3"], candidates_px: Float[Tensor, "C"]
     ) -> FocalBelief:
-        """Belief of each clip, p(f) proportional to exp(-sharpness * curve(f)).
+        """Belief of each clip, p(f) proportional to exp(-sharpness * curve(f)) times that of ordinary cameras.
 
         Args:
             curve: mean robust residual of the clip's matches at each candidate.
@@ -121,8 +124,15 @@ class FocalHead(nn.Module):
         """
         rise = curve - curve.amin(1, keepdim=True)
         sharpness = (self.log_sharpness + self.sharpen(torch.cat([(rise * 10).clamp(max=3), summary], dim=1))).exp()
-        logits = -sharpness * rise
-        return FocalBelief(candidates_px, (logits if self.training else SURER * logits).log_softmax(-1))
+        square = rise.amax(1, keepdim=True) ** 2
+        fit = -sharpness * square / (square + FLAT_RANGE**2) * rise
+        return FocalBelief(candidates_px, ((fit if self.training else SURER * fit) + ordinary_cameras().log_probability).log_softmax(-1))
+
+
+def ordinary_cameras() -> FocalBelief:
+    """What is believed of a clip before it is seen (`bundle.FocalPrior.ordinary`), for a longer side of 1 px."""
+    prior, candidates = FocalPrior.ordinary(1.0), focal_candidates(1.0)
+    return FocalBelief(candidates, (-(((candidates.log() - prior.log_px) / prior.log_std) ** 2) / 2)[None].log_softmax(-1))
 
 
 def summarise(

@@ -13,7 +13,7 @@ from ss3d_lib.models.calibration import ClipMatches, Solution, focal_profile, so
 from ss3d_lib.models.camera import FocalBelief, FocalHead, match_weight, pick_matches, pick_prior, summarise
 from ss3d_lib.models.depth import EVIDENCE_CHANNELS, DepthNet
 from ss3d_lib.models.matching import Matcher, Matches
-from ss3d_lib.models.refinement import REFINED_WIDTH, refine, views_of
+from ss3d_lib.models.refinement import refine, refined_width, views_of
 from ss3d_lib.models.sweep import Sweep, Views, blend, fuse, plane_sweeps
 from ss3d_lib.models.trajectory import GAPS, PairGraph
 from ss3d_lib.models.triangulation import (
@@ -73,7 +73,9 @@ class ClipNet(nn.Module):
     def forward(self, frames: Float[Tensor, "B N 3 H W"]) -> ClipPrediction:
         """Everything about the clips, from frames with values in [0, 1]."""
         seen = self.observe(frames)
-        return self.explain(frames, seen, self.focal_head(seen.curve, seen.summary, seen.candidates_px))
+        focal = self.focal_head(seen.curve, seen.summary, seen.candidates_px)
+        solution = self.align(frames, seen, focal)
+        return self.explain(frames, seen, solution, focal.moved(solution.focal_px, refined_width(focal)))
 
     def observe(self, frames: Float[Tensor, "B N 3 H W"]) -> Observation:
         """Match all pairs of frames, solve the cameras, and score every focal candidate."""
@@ -97,13 +99,19 @@ class ClipNet(nn.Module):
         nothing = frames.new_zeros(clips * count, EVIDENCE_CHANNELS, height // 2, width // 2)
         return pick_prior(self.depth_net(frames.flatten(0, 1), nothing, count)[0], height, width)
 
-    def explain(self, frames: Float[Tensor, "B N 3 H W"], seen: Observation, focal: FocalBelief) -> ClipPrediction:
-        """Cameras and depth of the clips under a belief about their focal length."""
-        clips, count, _, height, width = frames.shape
+    @torch.no_grad()
+    def align(self, frames: Float[Tensor, "B N 3 H W"], seen: Observation, focal: FocalBelief) -> Solution:
+        """Cameras and focal length of the clips, which the matches have told so much of, aligned to the whole pictures."""
         solution = seen.solution.with_focal(focal.mean_px)
+        quick, *_ = sweep(frames, seen.matches, solution, looks=1)
+        return refine(frames.flatten(0, 1), solution, quick, focal)
+
+    def explain(
+        self, frames: Float[Tensor, "B N 3 H W"], seen: Observation, solution: Solution, focal: FocalBelief
+    ) -> ClipPrediction:
+        """Depth of the clips under these cameras, and all that is known of them; `focal` is only passed on."""
+        clips, count, _, height, width = frames.shape
         with torch.no_grad():  # evidence is what it is; the depth network learns to read it
-            quick, *_ = sweep(frames, seen.matches, solution, looks=1)
-            solution = refine(frames.flatten(0, 1), solution, quick, focal)
             swept, found, views = sweep(frames, seen.matches, solution, looks=2)
             evidence = fuse(found, swept)
         log_inverse, log_std = self.depth_net(frames.flatten(0, 1), as_channels(centred(evidence)), count)
@@ -118,7 +126,7 @@ class ClipNet(nn.Module):
             by_frame(std),
             invert_pose(world_from_cam[:, 1:]) @ world_from_cam[:, :-1],
             world_from_cam,
-            focal.moved(solution.bundle.log_focal.exp(), REFINED_WIDTH),
+            focal,
             by_frame(resize(evidence.moving).clamp(0, 1)),
             evidence.weight.view(clips, -1).mean(1),
         )

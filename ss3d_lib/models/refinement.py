@@ -17,14 +17,15 @@ from torch import Tensor
 from ss3d_lib.geometry import image_centre, inside, pixel_grid
 from ss3d_lib.models.bundle import FocalPrior, Sightings, adjust, relative, settled
 from ss3d_lib.models.calibration import SETTLE_STEPS, Solution
-from ss3d_lib.models.camera import FocalBelief, on_match_grid
+from ss3d_lib.models.camera import FocalBelief, on_match_grid, ordinary_cameras
 from ss3d_lib.models.matching import FLAT, box, local_contrast, lucas_kanade
 from ss3d_lib.models.sweep import Sweep, Views, to_pixels
 from ss3d_lib.twoview import length, to_rays
 
 ROUNDS, ITERATIONS = 2, 2  # of aligning and adjusting; of Lucas-Kanade in each; three of each are no better on validation
 BELIEF, LEAST_LOG_STD = 1e-4, 0.02  # weight of the matches' focal length; on validation 0.5 to 3 times it are alike, ordinary cameras' 1 % worse
-REFINED_WIDTH = 0.6  # of the matches' belief about a refined focal length: its 80 % interval then holds 81 % of validation, else 92 %
+REFINED = 0.6  # of the error that matches leave in a focal length: the 80 % interval then holds 81 % of validation, else 92 %
+ENOUGH = 0.4  # share of the view whose depth is agreed by parallax; with less, the focal length is held: of a still camera it wandered off
 ASTRAY_PX, UNLIKE = 1.5, 0.5  # way from the predicted place, and difference of local contrast, at which half is believed
 
 
@@ -33,7 +34,7 @@ def views_of(solution: Solution) -> Views:
     near, clips = solution.near, len(solution.cost)
     first = len(near.index) * torch.arange(clips)[:, None, None]
     rotation, translation = (motion.flatten(0, 1) for motion in relative(solution.bundle, near))
-    focal_px = solution.bundle.log_focal.exp().repeat_interleave(len(near.index))
+    focal_px = solution.focal_px.repeat_interleave(len(near.index))
     return Views((near.index + first).flatten(0, 1), near.exists.repeat(clips, 1), rotation, translation, focal_px)
 
 
@@ -50,7 +51,9 @@ def refine(frames: Float[Tensor, "F 3 H W"], solution: Solution, sweep: Sweep, f
     full = lambda x: F.interpolate(x[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]  # noqa: E731
     contrast = local_contrast(box(frames.mean(1, keepdim=True), 3))
     log_inverse, agreed = full(sweep.log_inverse_depth), full(sweep.agreed)
-    believed = FocalPrior(focal.mean_px.log(), focal.log_std.clamp(min=LEAST_LOG_STD), BELIEF)
+    share = (sweep.agreed * sweep.parallax).view(len(solution.cost), -1).mean(1)
+    hold = BELIEF * (ENOUGH / share.clamp(min=1e-3)).clamp(min=1) ** 2
+    believed = FocalPrior(focal.mean_px.log(), focal.log_std.clamp(min=LEAST_LOG_STD), hold)
     solution = replace(solution, seen=replace(solution.seen, believed=believed))
     for _ in range(ROUNDS):
         seen = aligned_sightings(contrast, log_inverse, agreed, solution)
@@ -61,6 +64,13 @@ def refine(frames: Float[Tensor, "F 3 H W"], solution: Solution, sweep: Sweep, f
         log_inverse = log_inverse + full(correction)
         solution = Solution(bundle, cost, solution.near, seen)
     return solution
+
+
+def refined_width(focal: FocalBelief) -> Float[Tensor, "B"]:
+    """How much narrower refinement makes a belief: by REFINED, but what is only known of ordinary cameras stays as it is."""
+    known = focal.log_std**-2
+    before = known.clamp(max=ordinary_cameras().log_std ** -2)
+    return (known / (before + (known - before) / REFINED**2)).sqrt()
 
 
 def aligned_sightings(
