@@ -149,6 +149,7 @@ def test_kinds_and_domains_are_kept_apart():
     assert figures["clips"] == 3 and sets["toy_street"]["clips"] == 2 and sets["toy_kind_static"]["clips"] == 1
     assert figures["focal_width_ratio"] == pytest.approx(np.log(9) / np.log(36 / 25))
     assert figures["rot_deg_low"] <= figures["rot_deg"] <= figures["rot_deg_high"]
+    assert sets["toy_kind_static"]["focal_covered"] == 1.0
     assert "ate_sim3" not in results[3].values, "a standing camera has no trajectory to err from"
 
 

@@ -112,6 +112,17 @@ def test_a_narrow_belief_holds_the_focal_length():
     assert gap[8000.0] < gap[20.0]
 
 
+def test_where_little_depth_is_seen_the_focal_length_is_held():
+    """Pictures speak for the true one, the belief is a tenth off: with much depth to see they are heard, with little it is."""
+    frames, solution, sweep = planted(shaken())
+    departed = {}
+    for share in (1.0, 0.004):
+        seen = Sweep(sweep.log_inverse_depth, sweep.agreed, torch.full_like(sweep.parallax, share))
+        found = refine(frames, solution, seen, belief(1.1 * FOCAL_PX, 20.0))
+        departed[share] = abs(float(found.focal_px) / FOCAL_PX - 1.1)
+    assert departed[0.004] < 0.01 and departed[1.0] > 0.03
+
+
 def test_clips_of_a_batch_do_not_mix():
     (frames, one, sweep), (_, two, _) = planted(shaken()), planted(-shaken().flip(0))
     both = lambda a, b: torch.cat([a, b])  # noqa: E731

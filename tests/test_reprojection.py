@@ -75,6 +75,23 @@ def test_a_crop_and_a_flip_change_neither_term(shot):
         assert float(cut["photometric"]) < 0.03 and float(cut["consistency"]) < 0.025, (step, cut, whole)
 
 
+def test_a_stretch_changes_the_aspect_within_its_bounds(shot):
+    """Seen in where the corners of the picture come from; without crops, nothing is stretched."""
+    around, truth, still = at(shot)
+    evidence = DepthEvidence.measured(truth, still, 0 * still)
+    batch = joint.DepthBatch(torch.from_numpy(shot.frames[2:3]).permute(0, 3, 1, 2) / 255, evidence, evidence, around)
+
+    def aspect(min_crop: float, step: int) -> float:
+        place = joint.augment(batch, min_crop, generator(0, step)).around.place[0]
+        wide, high = (float(place[0, 5].max() - place[0, 5].min()), float(place[1, :, 5].max() - place[1, :, 5].min()))
+        height, width = place.shape[-2:]
+        return (wide / (width - 1)) / (high / (height - 1))
+
+    found = np.array([aspect(0.6, step) for step in range(20)])
+    assert found.max() > 1.05 and found.min() < 0.95 and np.abs(np.log(found)).max() < np.log(joint.STRETCH) + 0.05
+    assert aspect(1.0, 0) == pytest.approx(1, abs=1e-3)
+
+
 def test_a_missing_neighbour_is_not_looked_at(shot):
     around, truth, still = at(shot, 0)
     assert around.exists.tolist() == [[0.0, 1.0]]
