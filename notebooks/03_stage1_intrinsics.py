@@ -192,8 +192,8 @@ plots.save_figure(plots.map_panel([match_panel(shot) for shot in landscape]), fi
 # %% [markdown]
 # ## The network learns what a residual curve means
 # The focal head sees the curve of a short clip of a shot and must predict the posterior of the whole shot. It learns one
-# thing: how sharp the curve of such a clip deserves to be. Where the curve is flat, or rises no more than noise makes it
-# (`FLAT_RANGE`), nothing can make it say more than what ordinary cameras are like; a head that could also favour candidates did,
+# thing: how sharp the curve of such a clip deserves to be. Where the curve is flat, or rises hardly more than noise makes
+# it (`FLAT_RANGE`), little is left but what ordinary cameras are like; a head that could also favour candidates did,
 # and was no better on validation. (Labels are wider than the errors. So what the head has learnt is made sharper when it is used:
 # `SURER`, chosen on validation. And what the whole pictures tell afterwards makes it narrower: `models.refinement.REFINED`.)
 

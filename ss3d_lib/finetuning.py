@@ -150,7 +150,7 @@ def adapt(
     """A copy of the model whose depth network was trained for the objective; and its learning curve (step, error).
 
     The curve is what `judge` says of the network (the less the better), and nothing is chosen by it; it starts at step 0,
-    before any training, and has a row per rolling checkpoint.
+    before any training, and has a row every `plan.save_every` steps.
 
     Args:
         pretrained: the network keeps its batch normalisation as it is: the few images of one video would spoil it.

@@ -56,7 +56,7 @@ MEASURED_APART = ("baselines", "rivals")
 """Stages that measure rows which have no checkpoint."""
 
 ABLATIONS = ("ablations", "student_ablations")
-"""Stages that take one idea out at a time."""
+"""Stages that change one idea at a time."""
 
 REFERENCE_ROWS = ("full", "student")
 """Of each of them, the row that changes nothing."""

@@ -72,7 +72,7 @@ def train(
         folder: where the rolling checkpoint lies; a checkpoint of another plan or fingerprint is ignored.
         parameters: those to train, all by default.
         fingerprint: what else the result depends on, see `fingerprint`.
-        measure: called in evaluation mode with every rolling checkpoint; its numbers join the step's row.
+        measure: called in evaluation mode every `save_every` steps; its numbers join the step's row.
 
     Returns:
         One row per step: every returned scalar, the learning rate and the gradient norm.
@@ -177,8 +177,8 @@ def far_above(losses: list[float]) -> np.ndarray:
 
     Far is SPREADS times a block's range, plus its largest |loss|, above its highest; the block that asks for least
     counts, so neither the first descent, nor an odd batch, nor an explosion that is slow can hide one. Noise gets there
-    by single steps at most: were even one in ten so high, ten in a row would come once in 10^10 steps. No block is full
-    in the first 20 steps, and in the last nine, whose learning rate is next to nothing, no explosion can be sure.
+    by single steps at most: were even one in ten so high, ten in a row would come once in 10^10 steps. An explosion that
+    begins before the first block is full is never seen, nor is one in the last nine steps.
     """
     past = np.array(losses)
     blocks = past[: len(past) // BLOCK * BLOCK].reshape(-1, BLOCK)

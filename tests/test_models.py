@@ -635,6 +635,8 @@ def test_refinement_narrows_what_matches_told_and_not_what_ordinary_cameras_tell
     assert REFINED < width(0.25) < 0.95
     assert float(refined_width(FocalBelief(focal_candidates(240.0), torch.zeros(1, NUM_FOCALS).log_softmax(-1)))) == 1.0
     assert float(refined_width(ordinary_cameras())) == 1.0
+    certain = FocalBelief(focal_candidates(240.0), torch.full((1, NUM_FOCALS), -200.0).index_fill(1, torch.tensor([9]), 0.0))
+    assert float(refined_width(certain)) == pytest.approx(REFINED)
     assert width(0.08) < width(0.25) < width(0.4) <= 1
 
 
@@ -651,7 +653,7 @@ def test_a_clip_that_stands_still_tells_no_focal_length():
 
 
 def test_a_curve_within_the_noise_is_taken_for_flat():
-    """It says a hundredth of what the same curve says a hundred times as high."""
+    """The same curve, a hundred times as high, says where its lowest place is."""
     head, candidates = FocalHead().eval(), focal_candidates(240.0)
     curve = (candidates.log() - np.log(400.0))[None].abs()
     curve = curve / curve.max()

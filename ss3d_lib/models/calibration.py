@@ -152,7 +152,7 @@ def thin(seen: Sightings, most: int) -> Sightings:
 
 
 def repeated(seen: Seen, times: int) -> Seen:
-    """What is seen of every clip, so many times in a row."""
+    """What is seen of every clip, so many times in a row (`believed`, which refinement sets, is of no use here)."""
     many = {name: getattr(seen, name).repeat_interleave(times, 0) for name in ("q", "weight", "prior")}
     return replace(seen, **many)
 
@@ -201,7 +201,7 @@ def carry(bundle: Bundle, focal_px: Float[Tensor, "B"]) -> Bundle:
 def focal_profile(solution: Solution) -> tuple[Float[Tensor, "B C"], Float[Tensor, "C"]]:
     """What every candidate focal length costs, each with cameras and depths of its own, and the candidates in pixels.
 
-    It is the cost of the matches alone: what is known of focal lengths beforehand is no part of it.
+    What is known of focal lengths beforehand is no part of it.
     """
     few = thin(solution.seen, PROFILE_POINTS)
     clips = len(few.q)

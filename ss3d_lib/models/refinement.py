@@ -68,9 +68,8 @@ def refine(frames: Float[Tensor, "F 3 H W"], solution: Solution, sweep: Sweep, f
 
 def refined_width(focal: FocalBelief) -> Float[Tensor, "B"]:
     """How much narrower refinement makes a belief: by REFINED, but what is only known of ordinary cameras stays as it is."""
-    known = focal.log_std**-2
-    before = known.clamp(max=ordinary_cameras().log_std ** -2)
-    return (known / (before + (known - before) / REFINED**2)).sqrt()
+    before = (focal.log_std / ordinary_cameras().log_std).clamp(max=1) ** 2  # share of what is known that was known beforehand
+    return (before + (1 - before) / REFINED**2) ** -0.5
 
 
 def aligned_sightings(
