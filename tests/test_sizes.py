@@ -1,4 +1,4 @@
-"""Size `paper`: what its trunk lets a frame see of the others, and that it runs, trains and is saved like the others."""
+"""Sizes `base` and `paper`: that they run, train and are saved like `tiny`; what the second lets a frame see of the others."""
 
 from dataclasses import replace
 
@@ -131,13 +131,28 @@ def test_a_checkpoint_gives_back_the_same_network(model, tmp_path):
         assert again.size == "paper" and torch.equal(model(clip(2, 64, 96)).depth, again(clip(2, 64, 96)).depth)
 
 
-def test_training_lowers_the_loss_of_a_made_shot_from_pictures_alone(tmp_path):
+@torch.no_grad()
+def test_size_base_is_the_same_network_with_a_larger_encoder(tmp_path):
     torch.manual_seed(0)
-    net, shot = ClipNet("paper"), made_shot(0, along=False)
+    tiny, base = ClipNet("tiny").eval(), ClipNet("base").eval()
+    weights = lambda net: sum(p.numel() for p in net.parameters())  # noqa: E731
+    assert 1.5 * weights(tiny) < weights(base) < weights(ClipNet("paper"))
+    assert base.matcher.state_dict().keys() == tiny.matcher.state_dict().keys()
+    save_model(base, tmp_path / "model.safetensors")
+    again = load_model(tmp_path / "model.safetensors")
+    out = base(clip(3, 64, 96))
+    assert out.depth.shape == (1, 3, 64, 96) and torch.isfinite(out.depth).all()
+    assert again.size == "base" and torch.equal(out.depth, again(clip(3, 64, 96)).depth)
+
+
+@pytest.mark.parametrize("size", ["base", "paper"])
+def test_training_lowers_the_loss_of_a_made_shot_from_pictures_alone(tmp_path, size):
+    torch.manual_seed(0)
+    net, shot = ClipNet(size), made_shot(0, along=False)
     blind = replace(TERMS, single_image=1.0)  # evidence is right without any learning
     batch = joint.make_batch([shot] * 4, [0, 4, 8, 11], blind, generator(0, 0))
     plan = Plan(20, warmup_steps=4)
-    history = train(net.depth_net, lambda rng: joint.depth_terms(net, batch, blind), plan, tmp_path, "paper")
+    history = train(net.depth_net, lambda rng: joint.depth_terms(net, batch, blind), plan, tmp_path, size)
     assert history.triangulation.iloc[-1] < 0.5 * history.triangulation.iloc[0]
 
 
