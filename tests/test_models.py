@@ -29,7 +29,6 @@ from ss3d_lib.models.matching import (
     weaker_eigenvalue,
     window_sum,
 )
-from ss3d_lib.models.refinement import REFINED, refined_width
 from ss3d_lib.models.trajectory import PairGraph, average_rotations, build_trajectory, nearest_rotation, solve_scales
 from ss3d_lib.models.triangulation import (
     Correspondences,
@@ -621,23 +620,6 @@ def test_a_moved_belief_is_narrower_by_the_same_factor_everywhere():
     torch.testing.assert_close(there.log_std, width * b.log_std)
     before = (b.interval_px() / b.mean_px[:, None]).log()
     torch.testing.assert_close((there.interval_px() / means[:, None]).log(), width[:, None] * before)
-
-
-def gaussian(log_std: float) -> FocalBelief:
-    """A belief around 200 px."""
-    candidates = focal_candidates(240.0)
-    return FocalBelief(candidates, (-(((candidates.log() - np.log(200.0)) / log_std) ** 2) / 2)[None].log_softmax(-1))
-
-
-def test_refinement_narrows_what_matches_told_and_not_what_ordinary_cameras_tell():
-    width = lambda log_std: float(refined_width(gaussian(log_std)))  # noqa: E731
-    assert width(0.08) == pytest.approx(REFINED, abs=0.01)
-    assert REFINED < width(0.25) < 0.95
-    assert float(refined_width(FocalBelief(focal_candidates(240.0), torch.zeros(1, NUM_FOCALS).log_softmax(-1)))) == 1.0
-    assert float(refined_width(ordinary_cameras())) == 1.0
-    certain = FocalBelief(focal_candidates(240.0), torch.full((1, NUM_FOCALS), -200.0).index_fill(1, torch.tensor([9]), 0.0))
-    assert float(refined_width(certain)) == pytest.approx(REFINED)
-    assert width(0.08) < width(0.25) < width(0.4) <= 1
 
 
 def test_a_clip_that_stands_still_tells_no_focal_length():

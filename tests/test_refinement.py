@@ -6,11 +6,11 @@ import torch
 from ss3d_lib.geometry import image_centre, pixel_grid, so3_exp, so3_log
 from ss3d_lib.models.bundle import Bundle, Neighbours, Sightings
 from ss3d_lib.models.calibration import Solution
-from ss3d_lib.models.camera import FocalBelief, on_match_grid
-from ss3d_lib.models.refinement import predicted_flow, refine, views_of
+from ss3d_lib.models.camera import FocalBelief, on_match_grid, ordinary_cameras
+from ss3d_lib.models.refinement import REFINED, predicted_flow, refine, refined_width, views_of
 from ss3d_lib.models.sweep import Sweep
 from ss3d_lib.models.trajectory import PairGraph
-from ss3d_lib.twoview import focal_candidates
+from ss3d_lib.twoview import NUM_FOCALS, focal_candidates
 
 HEIGHT, WIDTH, FOCAL_PX, FRAMES, STEP = 96, 128, 110.0, 5, 0.06
 CENTRE = image_centre(HEIGHT, WIDTH)
@@ -110,6 +110,16 @@ def test_a_narrow_belief_holds_the_focal_length():
     found = {width: refine(frames, solution, sweep, belief(1.1 * FOCAL_PX, width)) for width in (20.0, 8000.0)}
     gap = {width: abs(float(of.bundle.log_focal.exp()) / (1.1 * FOCAL_PX) - 1) for width, of in found.items()}
     assert gap[8000.0] < gap[20.0]
+
+
+def test_refinement_narrows_what_matches_told_and_not_what_ordinary_cameras_tell():
+    width = lambda log_std: float(refined_width(belief(200.0, 0.5 / log_std**2)))  # noqa: E731
+    assert width(0.08) == pytest.approx(REFINED, abs=0.01)
+    assert width(0.08) < width(0.25) < 0.95 and width(0.25) < width(0.4) <= 1
+    uniform, certain = torch.zeros(1, NUM_FOCALS), torch.full((1, NUM_FOCALS), -200.0).index_fill(1, torch.tensor([9]), 0.0)
+    assert float(refined_width(FocalBelief(focal_candidates(WIDTH), uniform.log_softmax(-1)))) == 1.0
+    assert float(refined_width(ordinary_cameras())) == 1.0
+    assert float(refined_width(FocalBelief(focal_candidates(WIDTH), certain))) == pytest.approx(REFINED)
 
 
 def test_where_little_depth_is_seen_the_focal_length_is_held():
