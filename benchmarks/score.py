@@ -4,7 +4,8 @@
    of one core; with every frame, and with one window of four seconds in twelve (`--every-s 12`). The 480p clip is made of
    the validation videos, enlarged; real clips of 400 to 540 lines are measured too where ../shared/data is present.
 2. The score against pycolmap's sparse reconstruction of the same shots (the extra `baselines`): seconds, and how well each
-   tells the shots with a multi-view signal from the others; pycolmap's score is the share of the frames it registers.
+   tells the shots with a multi-view signal from the others; pycolmap's score is the share of the frames it registers. Shots
+   of the validation split, which have 20 frames; and, for seconds alone, the first shot of each real clip of 1.
 3. Two Ray workers against one.
 
 Seconds are of processor time, of one thread, but for Ray (of the clock). Writes benchmarks/score.json, from which notebook 02
@@ -26,7 +27,7 @@ import numpy as np
 from benchmarks.score_oracle import corpus_shots
 from ss3d_lib import score, sfm, shards, signal, video
 from ss3d_lib.commands import whole
-from ss3d_lib.curation import DECODE_SHORT_SIDE_PX, CurateSettings
+from ss3d_lib.curation import DECODE_SHORT_SIDE_PX, CurateSettings, curate_video
 from ss3d_lib.files import read_json, write_json
 from ss3d_lib.progress import progress
 
@@ -34,7 +35,7 @@ EVERY_S = 12.0
 SIZE_480P = (854, 480)
 CLIP_S = 36.0
 REAL = Path("../shared/data/videos")
-PARTS = ("speed", "storage", "pycolmap", "ray")
+PARTS = ("speed", "storage", "pycolmap", "clips", "ray")
 
 
 def cpu_s(work: Callable, repeats: int = 2) -> tuple[float, object]:
@@ -55,7 +56,7 @@ def clip_480p(folder: Path) -> Path:
         if whole.shape[2] > whole.shape[1]:
             frames += [cv2.resize(frame, SIZE_480P, interpolation=cv2.INTER_CUBIC) for frame in whole]
     repeats = -(-count // len(frames))
-    return video.write_video(folder / "480p.mp4", np.stack((frames * repeats)[:count]), fps=30, crf=23)
+    return video.write_video(folder / "made_480p.mp4", np.stack((frames * repeats)[:count]), fps=30, crf=23)
 
 
 def video_costs(path: Path) -> dict:
@@ -78,13 +79,15 @@ def video_costs(path: Path) -> dict:
     }
 
 
+def real_clips() -> list[Path]:
+    """The real clips of about 480p; none where ../shared/data is absent."""
+    sides = {path: min(video.probe(path).height, video.probe(path).width) for path in (video.find_videos(REAL) if REAL.is_dir() else [])}
+    return [path for path, side in sides.items() if 400 <= side <= 540]
+
+
 def speed(folder: Path) -> dict:
-    """Costs of the made 480p clip, and of real clips of about that size."""
-    found = {"made_480p": video_costs(clip_480p(folder))}
-    for path in video.find_videos(REAL) if REAL.is_dir() else []:
-        if 400 <= min(video.probe(path).height, video.probe(path).width) <= 540:
-            found[path.stem] = video_costs(path)
-    return found
+    """Costs of the made 480p clip, and of real clips."""
+    return {path.stem: video_costs(path) for path in [clip_480p(folder), *real_clips()]}
 
 
 def storage(shots: list) -> dict:
@@ -112,6 +115,17 @@ def against_pycolmap(shots: list, folder: Path) -> dict:
         "score_auc": roc_auc_score(truth, [found.score for _, found in ours]),
         "pycolmap_auc": roc_auc_score(truth, [value for _, value in theirs]),
     }
+
+
+def clips_against_pycolmap(folder: Path) -> dict:
+    """Seconds of both on the first shot of each real clip: {clip: frames, seconds of both, their ratio}."""
+    found = {}
+    for path in progress(real_clips(), label="real clips by score and by pycolmap"):
+        frames = next(shot.frames for shot in curate_video(path) if shot.frames is not None)
+        ours, _ = cpu_s(partial(signal.shot_signal, frames))
+        theirs, _ = cpu_s(partial(sfm.registered_share, frames, folder / "sfm"), repeats=1)
+        found[path.stem] = {"frames": len(frames), "score_s": ours, "pycolmap_s": theirs, "pycolmap_to_score": theirs / ours}
+    return found
 
 
 def ray_throughput(folder: Path) -> dict:
@@ -154,6 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
             "speed": lambda: speed(folder),
             "storage": lambda: storage(shots),
             "pycolmap": lambda: against_pycolmap(spread(shots, options.shots), folder),
+            "clips": lambda: clips_against_pycolmap(folder),
             "ray": lambda: ray_throughput(folder),
         }
         for part in PARTS:
@@ -162,6 +177,8 @@ def main(arguments: list[str] | None = None) -> None:
                 write_json(options.out, found, digits=4)
     for title, row in found.get("speed", {}).items():
         print(f"{title:22s}", *(f"{name} {row[name]:.2f}" for name in row if "_to_" in name or "_x_" in name))
+    for title, row in found.get("clips", {}).items():
+        print(f"{title:22s} pycolmap_to_score {row['pycolmap_to_score']:.0f}")
     for title in ("storage", "pycolmap", "ray"):
         print(f"{title:22s}", found.get(title, "not measured"))
 

@@ -1,30 +1,39 @@
 """What of a picture is not the scene: black bars, and logos and captions drawn over it.
 
-All functions take the frames of one shot, (T,H,W,3) uint8 RGB. Boxes are (x0, y0, x1, y1), half-open, in px of the
+All functions take the frames of one shot, T of (H,W,3) uint8 RGB, and look at SAMPLES of them. Boxes are (x0, y0, x1, y1), half-open, in px of the
 frames given. Introduced in notebook 01.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
+SAMPLES = 16  # frames spread over a shot: a logo or a bar stays in all of them
 
-def picture_box(frames: np.ndarray) -> tuple[int, int, int, int]:
+
+def picture_box(frames: Sequence[np.ndarray]) -> tuple[int, int, int, int]:
     """The part of the picture (x0, y0, x1, y1) without black bars, and without logos and captions near its edge."""
+    frames = _spread(frames)
     x0, y0, x1, y1 = content_box(frames)
     left, top, right, bottom = crop_overlays(overlay_mask(frames[:, y0:y1, x0:x1]))
     return x0 + left, y0 + top, x0 + right, y0 + bottom
 
 
-def content_box(frames: np.ndarray, max_samples: int = 12) -> tuple[int, int, int, int]:
-    """The picture without its black bars: (x0, y0, x1, y1) half-open, in px of `frames` (T,H,W,3).
+def _spread(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """At most SAMPLES of the frames, from the first to the last: (n,H,W,3)."""
+    return np.stack([frames[k] for k in np.linspace(0, len(frames) - 1, min(len(frames), SAMPLES)).astype(int)])
+
+
+def content_box(frames: Sequence[np.ndarray]) -> tuple[int, int, int, int]:
+    """The picture without its black bars: (x0, y0, x1, y1) half-open, in px of the frames.
 
     A border line belongs to a bar when nearly all of it is black in all frames. A picture that is dark as a whole,
     or bars that would leave less than a fifth of it, are left alone.
     """
-    sample = frames[np.linspace(0, len(frames) - 1, min(len(frames), max_samples)).astype(int)]
-    brightest = np.maximum.reduce(cv2.split(sample.max(axis=0)))
+    brightest = np.maximum.reduce(cv2.split(_spread(frames).max(axis=0)))
     height, width = brightest.shape
     y0, y1 = _bright_span(np.quantile(brightest, 0.9, axis=1))
     x0, x1 = _bright_span(np.quantile(brightest[y0:y1], 0.9, axis=0))
@@ -45,16 +54,14 @@ def _bright_span(levels: np.ndarray, black: float = 24.0) -> tuple[int, int]:
     return (start if start >= 0.02 * len(levels) else 0), (end if end <= 0.98 * len(levels) else len(levels))
 
 
-def overlay_mask(frames: np.ndarray, max_samples: int = 16) -> np.ndarray:
+def overlay_mask(frames: Sequence[np.ndarray]) -> np.ndarray:
     """(H,W) bool: drawn over the picture (logo, caption): structure that stays while the rest of the picture moves.
 
     All False where the shot does not move enough to tell.
     """
-    sample = frames[np.linspace(0, len(frames) - 1, min(len(frames), max_samples)).astype(int)]
-    luma = (sample[..., 0].astype(np.float32) + sample[..., 1] + sample[..., 2]) / 3
-    spread = luma.std(0)
-    mean = cv2.GaussianBlur(luma.mean(0), (3, 3), 0)
-    slope = np.hypot(cv2.Sobel(mean, cv2.CV_32F, 1, 0), cv2.Sobel(mean, cv2.CV_32F, 0, 1)) / 8
+    mean, spread = _mean_and_spread(_spread(frames))
+    mean = cv2.GaussianBlur(mean, (3, 3), 0)
+    slope = np.hypot(cv2.Sobel(mean, cv2.CV_64F, 1, 0), cv2.Sobel(mean, cv2.CV_64F, 0, 1)) / 8
     height, width = spread.shape
     if np.median(spread) < 6:
         return np.zeros((height, width), bool)
@@ -67,6 +74,17 @@ def overlay_mask(frames: np.ndarray, max_samples: int = 16) -> np.ndarray:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(closed)
     large = [i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] > 0.001 * height * width]
     return np.isin(labels, large)
+
+
+def _mean_and_spread(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over time of the luma of frames (n,H,W,3): (H,W) each."""
+    total, squares = np.zeros(frames.shape[1:3]), np.zeros(frames.shape[1:3])
+    for frame in frames:
+        luma = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        cv2.accumulate(luma, total)
+        cv2.accumulateSquare(luma, squares)
+    mean = total / len(frames)
+    return mean, np.sqrt(np.maximum(squares / len(frames) - mean**2, 0))
 
 
 def crop_overlays(mask: np.ndarray, keep: float = 0.75) -> tuple[int, int, int, int]:

@@ -28,7 +28,7 @@ from ss3d_lib.progress import silent
 
 DECODE_SHORT_SIDE_PX = 288  # twice the working size: enough for any crop, and a long video still fits in memory
 LOOK_AHEAD = 32  # frames at the end of a block that may still belong to a fade
-VERSION = 2  # change it when the shots that come out change: finished work of another version is not reused
+VERSION = 3  # change it when the shots that come out change: finished work of another version is not reused
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class CurateSettings:
 
 
 DEFAULTS = CurateSettings()
+Piece = tuple[list[np.ndarray], np.ndarray, np.ndarray]  # frames (H,W,3), their times (T,) s and numbers (T,) in the video
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ def paced(chunks: Iterator[tuple[np.ndarray, np.ndarray]], max_fps: float) -> It
         number += len(frames)
 
 
-def _pieces(info: video.VideoInfo, settings: CurateSettings) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(frames, times_s, numbers) of continuous pieces, of the whole video or of a window of it every so many seconds."""
+def _pieces(info: video.VideoInfo, settings: CurateSettings) -> Iterator[Piece]:
+    """Continuous pieces, of the whole video or of a window of it every so many seconds."""
     read = lambda span_s: video.read_chunks(info.path, DECODE_SHORT_SIDE_PX, span_s=span_s)  # noqa: E731
     if not settings.every_s:
         yield from _continuous(read(None), settings)
@@ -133,7 +134,7 @@ def _pieces(info: video.VideoInfo, settings: CurateSettings) -> Iterator[tuple[n
             yield frames, times_s, numbers + round(start_s * info.fps)
 
 
-def _continuous(chunks: Iterator, settings: CurateSettings) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _continuous(chunks: Iterator, settings: CurateSettings) -> Iterator[Piece]:
     """The continuous pieces of what `read_chunks` yields, windowed to max_frames, in decoding size."""
     chunks = paced(chunks, settings.max_fps)
     block = 3 * settings.max_frames + LOOK_AHEAD
@@ -154,36 +155,28 @@ def _continuous(chunks: Iterator, settings: CurateSettings) -> Iterator[tuple[np
 
 
 class _Held:
-    """Frames that are not yet given out, as they came: joining large frames anew with every chunk would cost more than
-    decoding them. `small` (T,72,128,3) are their small pictures."""
+    """Frames that are not yet given out, one by one as they lie in their chunks: joining large frames anew would cost as
+    much as decoding them. `small` (T,72,128,3) are their small pictures."""
 
     def __init__(self) -> None:
-        self.parts: list[tuple[np.ndarray, ...]] = []
+        self.frames: list[np.ndarray] = []
+        self.times_s, self.numbers = np.zeros(0), np.zeros(0, int)
         self.small = np.zeros((0, *shots.TINY, 3), np.uint8)
 
     def add(self, frames: np.ndarray, times_s: np.ndarray, numbers: np.ndarray) -> None:
         if len(frames):
-            self.parts.append((frames, times_s, numbers))
+            self.frames += list(frames)
+            self.times_s, self.numbers = np.r_[self.times_s, times_s], np.r_[self.numbers, numbers]
             self.small = np.concatenate([self.small, shots.tiny(frames)])
 
-    def piece(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(frames, times_s, numbers) of the frames start..end."""
-        found, place = [], 0
-        for part in self.parts:
-            window = slice(max(start - place, 0), max(end - place, 0))
-            found.append(tuple(array[window] for array in part))
-            place += len(part[0])
-        found = [part for part in found if len(part[0])]
-        return found[0] if len(found) == 1 else tuple(np.concatenate(arrays) for arrays in zip(*found))
+    def piece(self, start: int, end: int) -> Piece:
+        """The frames start..end."""
+        return self.frames[start:end], self.times_s[start:end], self.numbers[start:end]
 
     def forget(self, count: int) -> None:
         """Drop the first `count` frames."""
-        self.small = self.small[count:]
-        while count and self.parts:
-            part = self.parts.pop(0)
-            if len(part[0]) > count:
-                self.parts.insert(0, tuple(array[count:] for array in part))
-            count = max(0, count - len(part[0]))
+        self.frames, self.small = self.frames[count:], self.small[count:]
+        self.times_s, self.numbers = self.times_s[count:], self.numbers[count:]
 
 
 def _windows(ranges: Sequence[tuple[int, int]], max_frames: int) -> Iterator[tuple[int, int]]:
@@ -195,9 +188,9 @@ def _windows(ranges: Sequence[tuple[int, int]], max_frames: int) -> Iterator[tup
 
 def _make_shot(info, name, index, frames, times_s, numbers, settings: CurateSettings) -> Shot:
     interval_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 1 / info.fps
-    height, width = frames.shape[1:3]
+    height, width = frames[0].shape[:2]
     x0, y0, x1, y1 = picture_box(frames)
-    working, _, _ = video.to_working(frames[:, y0:y1, x0:x1])
+    working, _, _ = video.to_working([frame[y0:y1, x0:x1] for frame in frames])
     scale = info.height / height
     crop = ":".join(str(round(v * scale)) for v in (x0, y0, x1, y1))
     kept = len(frames) >= settings.min_frames

@@ -95,8 +95,8 @@ def read_json(path: str | Path) -> Any:
 
 
 def printable(text: object) -> str:
-    """As text that UTF-8 can hold: a file name may be any bytes."""
-    return str(text).encode("utf-8", "backslashreplace").decode()
+    """As text that UTF-8 and a line of CSV can hold: a file name may be any bytes."""
+    return str(text).encode("utf-8", "backslashreplace").decode().replace("\r", "\\r")
 
 
 def safe_name(name: str, max_length: int = 120) -> str:

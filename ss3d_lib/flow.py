@@ -18,10 +18,14 @@ ABSOLUTE_PX = 0.7
 RELATIVE = 0.05
 
 
-@lru_cache(maxsize=1)
-def _dis() -> cv2.DISOpticalFlow:
+@lru_cache(maxsize=2)
+def _dis(quick: bool) -> cv2.DISOpticalFlow:
     engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     engine.setFinestScale(1)  # half resolution, then the variational refinement
+    if quick:
+        engine.setPatchStride(4)
+        engine.setGradientDescentIterations(16)
+        engine.setVariationalRefinementIterations(2)
     return engine
 
 
@@ -31,17 +35,18 @@ def grey(frames: np.ndarray) -> np.ndarray:
     return np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in flat]).reshape(frames.shape[:-1])
 
 
-def dis_flow(image_a: np.ndarray, image_b: np.ndarray) -> np.ndarray:
+def dis_flow(image_a: np.ndarray, image_b: np.ndarray, quick: bool = False) -> np.ndarray:
     """DIS optical flow (Kroeger et al. 2016) from image a to image b: (H,W,2) float32 px.
 
     Args:
         image_a, image_b: (H,W) grey or (H,W,3) RGB uint8, of the same size.
+        quick: in half of the time, less exact: for measurements over many points, not for training.
     """
     if image_a.shape[:2] != image_b.shape[:2]:
         raise ValueError(f"flow between images of different sizes: {image_a.shape[:2]} and {image_b.shape[:2]}")
     if image_a.ndim == 3:
         image_a, image_b = grey(image_a), grey(image_b)
-    return _dis().calc(image_a, image_b, None)
+    return _dis(quick).calc(image_a, image_b, None)
 
 
 def forward_backward(frames: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:

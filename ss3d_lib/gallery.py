@@ -31,7 +31,7 @@ from ss3d_lib.progress import progress
 from ss3d_lib.training import fingerprint
 from ss3d_lib.video import VideoError, find_videos
 
-VERSION = 5  # change it when predictions change: videos predicted by another version are predicted again
+VERSION = 6  # change it when predictions change: videos predicted by another version are predicted again
 COLUMNS = ("video", "results", "shot", "start_s", "end_s", "kept", "score", "reason", "focal_share", "focal_low", "focal_high", "trust")
 
 

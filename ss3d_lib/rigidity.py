@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ss3d_lib.twoframe import Matches, fundamental
+from ss3d_lib.twoframe import Matches
 
 PARALLAX_PX = 0.7  # matches with less parallax than this prove nothing
 NOISE_SHARE = 0.02  # the noise of flow grows with its length
 ROBUST_PX = 0.7  # scale of the Cauchy-like weights
-FIT_STEPS, START_STEPS = 12, 8
+FIT_STEPS, START_STEPS = 6, 4
 
 
 def rigid_support(before: Matches, after: Matches, size: tuple[int, int]) -> float:
@@ -32,10 +32,12 @@ def rigid_support(before: Matches, after: Matches, size: tuple[int, int]) -> flo
     centre = (np.array(size[::-1]) - 1) / 2
     scaled = lambda points: (points[both] - centre) / half_px
     first = scaled(before.first)
-    found = [projective_depth(first, scaled(m.second), half_px) for m in (before, after)]
-    if None in found:
+    to_px = np.array([[half_px, 0, centre[0]], [0, half_px, centre[1]], [0, 0, 1]])
+    if before.fundamental is None or after.fundamental is None:
         return float("nan")
-    (depth_a, px_a), (depth_b, px_b) = found
+    (depth_a, px_a), (depth_b, px_b) = (
+        projective_depth(first, scaled(m.second), to_px.T @ m.fundamental @ to_px, half_px) for m in (before, after)
+    )
     plane = np.c_[first, np.ones(len(first))]
     rest_px, unit_px = _fit_depths(depth_a, depth_b, px_a, px_b, plane)
     parallax_px = np.abs((depth_b - plane @ _robust_fit(plane, depth_b, unit_px)) * unit_px)
@@ -46,21 +48,17 @@ def rigid_support(before: Matches, after: Matches, size: tuple[int, int]) -> flo
     return float((np.abs(rest_px) < 0.3 + noise + 0.15 * parallax_px)[off].mean())
 
 
-def projective_depth(first: np.ndarray, second: np.ndarray, half_px: float) -> tuple[np.ndarray, np.ndarray] | None:
+def projective_depth(first: np.ndarray, second: np.ndarray, matrix: np.ndarray, half_px: float) -> tuple[np.ndarray, np.ndarray]:
     """Projective depths (N,) of matches (N,2), and how many px a unit of each is in the second frame (N,).
 
-    Points are in half picture sides from the centre. The depths are relative to their own best plane. None where no
-    fundamental matrix is found.
+    Points are in half picture sides from the centre, and so is their fundamental matrix (3,3). The depths are relative to
+    their own best plane.
     """
-    matrix = fundamental(first * half_px, second * half_px)
-    if matrix is None:
-        return None
-    scale = np.diag([half_px, half_px, 1.0])
-    matrix = scale @ matrix @ scale
-    epipole = np.linalg.svd(matrix / np.linalg.norm(matrix))[0][:, 2]
+    matrix = matrix / np.linalg.norm(matrix)
+    epipole = np.linalg.svd(matrix)[0][:, 2]
     x, y, z = epipole
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    homography = cross @ (matrix / np.linalg.norm(matrix))
+    homography = cross @ matrix
     a, b = np.c_[first, np.ones(len(first))], np.c_[second, np.ones(len(second))]
     across = np.cross(b, epipole[None])
     depth = -(np.cross(b, a @ homography.T) * across).sum(1) / np.maximum((across**2).sum(1), 1e-12)

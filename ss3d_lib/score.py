@@ -24,7 +24,7 @@ from ss3d_lib.jobs import BACKENDS, run_jobs
 from ss3d_lib.journal import Journal
 from ss3d_lib.progress import progress, silent
 
-VERSION = 2  # change it when scores change: videos scored by another version are scored again
+VERSION = 3  # change it when scores change: videos scored by another version are scored again
 
 @dataclass(frozen=True)
 class ScoreRow:

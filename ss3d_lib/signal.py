@@ -12,7 +12,10 @@ means the same for every resolution and frame rate.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -24,7 +27,7 @@ from ss3d_lib.rigidity import rigid_support
 STRIDES = (1, 2, 4, 8, 16, 32)  # frames apart; the score is taken at the best of them
 MIDDLE_STRIDE = 4  # measured first
 ENOUGH_PX = 4.0  # the middle of PARALLAX_PX on a log scale: no need to look farther
-SAMPLES = 3  # frames per stride, spread over the shot; each is matched with an earlier and a later one
+PROBES, SAMPLES = 1, 3  # frames at any stride and at the best one, spread over the shot; each is matched with an earlier and a later one
 MIN_FRAMES_LEFT = 6  # a training clip needs that many frames at the chosen stride
 PARALLAX_PX = (2.0, 8.0)  # best for training: well above the noise of flow, well within its reach
 SUBJECT = 0.2  # a region of this share moving at once fills the view: a subject, not a passer-by
@@ -66,7 +69,8 @@ def shot_signal(frames: np.ndarray, min_score: float = KEPT) -> Signal:
     rigid = rigid_share(table, best, images.shape[1:])
     factors = score_factors(at, rigid, still)
     luma = float(images[:: max(1, len(images) // 8)].mean())
-    drawn = "slideshow" if is_slideshow(table, images) else "cut" if breaks(images) else ""
+    steps = page_steps(images)
+    drawn = "slideshow" if is_slideshow(table, steps) else "cut" if breaks(images, steps) else ""
     score = 0.0 if drawn else float(np.prod(list(factors.values())))
     reason = "" if score >= min_score else drawn or why(table, best, factors, images)
     values = {name: getattr(at, name) for name in ("visible", "matched", "parallax", "spread", "epipolar", "moving", "subject")}
@@ -90,34 +94,44 @@ class StrideFound:
     matches: list[tuple[twoframe.Matches | None, twoframe.Matches]]
 
 
-def measure(images: np.ndarray, samples: int = SAMPLES) -> dict[int, StrideFound]:
-    """Measure images (T,H,W) uint8 at several strides, on `samples` frames spread over the shot.
+def measure(images: np.ndarray) -> dict[int, StrideFound]:
+    """Measure images (T,H,W) uint8 at several strides, on PROBES frames spread over the shot, at the best stride on SAMPLES.
 
     From a middle stride down while the pairs are too far apart, then up while there is little parallax: fast shots
     are not asked at wide strides, nor slow ones at narrow strides.
     """
     allowed = [s for s in STRIDES if s == 1 or s <= len(images) - MIN_FRAMES_LEFT]
     middle = max(s for s in allowed if s <= MIDDLE_STRIDE)
-    table: dict[int, StrideFound] = {}
+    at, table = cache(partial(_measure_frame, images)), {}
     for stride in [s for s in reversed(allowed) if s <= middle]:
-        table[stride] = _measure_stride(images, stride, samples)
+        table[stride] = _measure_stride(at, len(images), stride, PROBES)
         if table[stride].terms.parallax_px < ENOUGH_PX and table[stride].terms.matched > 0.6:
             break
     for stride in [s for s in allowed if s > middle]:
         widest = table[max(table)].terms
         if widest.matched < 0.3 or widest.parallax_px > ENOUGH_PX:
             break
-        table[stride] = _measure_stride(images, stride, samples)
+        table[stride] = _measure_stride(at, len(images), stride, PROBES)
+    known: set[int] = set()
+    while (best := max(table, key=lambda s: usefulness(table[s].terms))) not in known:
+        table[best] = _measure_stride(at, len(images), best, SAMPLES)
+        known.add(best)
     return dict(sorted(table.items()))
 
 
-def _measure_stride(images: np.ndarray, stride: int, samples: int) -> StrideFound:
+def _measure_stride(at: Callable, frames: int, stride: int, samples: int) -> StrideFound:
     """Each sampled frame is matched with the one a stride before and the one a stride after it, where there is one."""
-    first, last = (stride, len(images) - 1 - stride) if 2 * stride < len(images) else (0, len(images) - 1 - stride)
+    first, last = (stride, frames - 1 - stride) if 2 * stride < frames else (0, frames - 1 - stride)
     middles = np.unique(np.linspace(first, last, samples + 2)[1:-1].round().astype(int))
-    matches = [_match_around(images, int(middle), stride) for middle in middles]
-    pairs = [twoframe.pair_terms(m, images.shape[1:]) for around in matches for m in around if m is not None]
-    return StrideFound(twoframe.median_terms(pairs), pairs, matches)
+    pairs, matches = zip(*(at(stride, int(middle)) for middle in middles))
+    pairs = list(chain.from_iterable(pairs))
+    return StrideFound(twoframe.median_terms(pairs), pairs, list(matches))
+
+
+def _measure_frame(images: np.ndarray, stride: int, middle: int) -> tuple[list[twoframe.PairTerms], tuple]:
+    """The terms of the pairs of a frame, and its matches."""
+    around = _match_around(images, middle, stride)
+    return [twoframe.pair_terms(m, images.shape[1:]) for m in around if m is not None], around
 
 
 def _match_around(images: np.ndarray, middle: int, stride: int) -> tuple[twoframe.Matches | None, twoframe.Matches]:
@@ -182,9 +196,8 @@ def page_steps(images: np.ndarray) -> np.ndarray:
     return (np.abs(np.diff(small, axis=0)) > 20).mean(axis=(1, 2))
 
 
-def breaks(images: np.ndarray) -> bool:
-    """A cut inside the shot: its largest step does not match, although the steps beside it do."""
-    steps = page_steps(images)
+def breaks(images: np.ndarray, steps: np.ndarray) -> bool:
+    """A cut inside the shot: its largest step (of page_steps) does not match, although the steps beside it do."""
     at = int(steps.argmax())
     if len(steps) < 4 or steps[at] < 0.2 or steps[at] < 1.2 * np.median(steps):
         return False
@@ -193,10 +206,10 @@ def breaks(images: np.ndarray) -> bool:
     return bool(here < 0.3 and here < 0.5 * max(beside))
 
 
-def is_slideshow(table: dict[int, StrideFound], images: np.ndarray) -> bool:
+def is_slideshow(table: dict[int, StrideFound], steps: np.ndarray) -> bool:
     """Nothing moves, and yet the picture becomes another: pairs stand still or do not match, hardly any moves."""
     pairs = [pair for found in table.values() for pair in found.pairs]
-    replaced = np.mean([pair.matched < 0.4 for pair in pairs]) > 0.1 or page_steps(images).max() > 0.4
+    replaced = np.mean([pair.matched < 0.4 for pair in pairs]) > 0.1 or steps.max() > 0.4
     moving = np.mean([pair.matched >= 0.4 and pair.still < 0.6 for pair in pairs]) > 0.15
     return bool(replaced and not moving)
 

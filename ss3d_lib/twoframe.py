@@ -6,13 +6,14 @@ Points lie on a regular grid; all lengths are in px of the working size. Introdu
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import cv2
 import numpy as np
 
 from ss3d_lib import flow as of
 
-GRID_PX = 4  # a point every so many px: about 2000 points
+GRID_PX = 6  # a point every so many px: about 900 points
 TEXTURE = 4.0  # mean squared slope (grey levels per px, squared) above which flow can be trusted
 STILL_PX = 0.35  # below, a point has not moved: the noise of flow on still pictures
 MOVING_PX = 1.0  # above, a point of a still background does move
@@ -62,10 +63,21 @@ class Matches:
     inside: np.ndarray
     matched: np.ndarray
 
+    @cached_property
+    def fundamental(self) -> np.ndarray | None:
+        """The fundamental matrix (3,3) that explains most of the matched points, or None: second' F first = 0, in px."""
+        return fundamental(self.first[self.matched], self.second[self.matched])
+
+
+def all_matched(first: np.ndarray, second: np.ndarray) -> Matches:
+    """Points (N,2) px and where they are in the second picture: every one visible, inside and matched."""
+    yes = np.ones(len(first), bool)
+    return Matches(first, second, yes, yes, yes)
+
 
 def find_matches(image_a: np.ndarray, image_b: np.ndarray) -> Matches:
-    """Match grey images (H,W) uint8 by DIS flow there and back."""
-    return grid_matches(image_a, of.dis_flow(image_a, image_b), of.dis_flow(image_b, image_a))
+    """Match grey images (H,W) uint8 by quick DIS flow there and back."""
+    return grid_matches(image_a, of.dis_flow(image_a, image_b, quick=True), of.dis_flow(image_b, image_a, quick=True))
 
 
 def grid_matches(image: np.ndarray, forward: np.ndarray, backward: np.ndarray) -> Matches:
@@ -95,16 +107,17 @@ def pair_terms(found: Matches, size: tuple[int, int]) -> PairTerms:
     terms["flow_px"] = np.median(length[found.visible]) if found.visible.any() else 0.0
     terms["subject"] = largest_region(length > MOVING_PX, size)
     if found.matched.sum() >= 60:
-        terms |= match_terms(found.first[found.matched], found.second[found.matched], size)
+        terms |= match_terms(found, size)
     return PairTerms(**{name: float(value) for name, value in terms.items()})
 
 
-def match_terms(first: np.ndarray, second: np.ndarray, size: tuple[int, int]) -> dict[str, float]:
-    """The terms that need matches only: first, second (N,2) px, in a picture of size (H,W)."""
+def match_terms(found: Matches, size: tuple[int, int]) -> dict[str, float]:
+    """The terms that need the matched points only, in a picture of size (H,W)."""
+    first, second = found.first[found.matched], found.second[found.matched]
     length = np.linalg.norm(second - first, axis=1)
     rest = homography_distance(first, second)
     off = rest > PLANE_PX + PLANE_SHARE * length
-    epipolar, moving = epipolar_support(first, second, rest, off)
+    epipolar, moving = epipolar_support(found, rest, off)
     return {
         "still": still_share(length),
         "parallax": off.mean(),
@@ -159,31 +172,29 @@ def cell_spread(points: np.ndarray, off: np.ndarray, size: tuple[int, int]) -> f
     return float((share[enough] > 0.15).mean()) if enough.any() else 0.0
 
 
-def epipolar_support(
-    first: np.ndarray, second: np.ndarray, rest: np.ndarray, off: np.ndarray
-) -> tuple[float, float]:
-    """How well one fundamental matrix explains the off-plane matches.
+def epipolar_support(found: Matches, rest: np.ndarray, off: np.ndarray) -> tuple[float, float]:
+    """How well one fundamental matrix explains the matches off (M,) bool the homography; rest (M,) px: how far they are.
 
     A match is explained when its Sampson distance is below 0.3 px + 15 % of its parallax: by chance, about a fifth of
     unrelated matches are. Returns the explained share, and the share of all matches that is off and unexplained.
     """
     if off.sum() < 20:
         return 0.0, 0.0
-    explained = epipolar_distance(first, second) < 0.3 + 0.15 * rest
+    explained = epipolar_distance(found) < 0.3 + 0.15 * rest
     return float(explained[off].mean()), float((off & ~explained).mean())
 
 
-def epipolar_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Sampson distance (N,) px of the matches to the best fundamental matrix; inf where none is found."""
-    matrix = fundamental(first, second)
-    return np.full(len(first), np.inf) if matrix is None else sampson_distance(first, second, matrix)
+def epipolar_distance(found: Matches) -> np.ndarray:
+    """Sampson distance (M,) px of the matched points to the best fundamental matrix; inf where none is found."""
+    first, second = found.first[found.matched], found.second[found.matched]
+    return np.full(len(first), np.inf) if found.fundamental is None else sampson_distance(first, second, found.fundamental)
 
 
 def fundamental(first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
-    """The fundamental matrix (3,3) that explains most matches (N,2) px (MAGSAC++), or None."""
+    """The fundamental matrix (3,3) that explains most matches (N,2) px (USAC with eight points, Raguram et al. 2013), or None."""
     try:
         few = thinned(first)
-        matrix, _ = cv2.findFundamentalMat(first[few], second[few], cv2.USAC_MAGSAC, 0.7, 0.999, 1000)
+        matrix, _ = cv2.findFundamentalMat(first[few], second[few], cv2.USAC_FM_8PTS, 0.7, 0.99, 300)
     except cv2.error:  # OpenCV 5.0 asserts instead of returning nothing when its local optimisation finds no model
         return None
     return matrix if matrix is not None and matrix.shape == (3, 3) else None

@@ -10,7 +10,7 @@ decord keeps threads and handles that do not survive a fork: use this module in 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -80,7 +80,7 @@ def probe(path: str | Path) -> VideoInfo:
     """Open the container and decode the first frame. Raises VideoError for what is not a readable video."""
     path = Path(path)
     if printable(path) != str(path):
-        raise VideoError(f"{printable(path)}: the file's name is not UTF-8; rename it")
+        raise VideoError(f"{printable(path)}: the file's name is not UTF-8, or holds a carriage return; rename it")
     if not path.is_file():
         raise VideoError(f"{path}: no such file; check the path")
     if path.stat().st_size == 0:
@@ -181,15 +181,15 @@ def working_size(height: int, width: int) -> tuple[int, int]:
     return WORKING_SIZES["landscape" if aspect > 1.5 else "standard" if aspect >= 1.0 else "portrait"]
 
 
-def to_working(frames: np.ndarray) -> tuple[np.ndarray, float, tuple[int, int]]:
-    """Scale frames (T,H,W,3) to cover their working size, and crop its centre.
+def to_working(frames: Sequence[np.ndarray]) -> tuple[np.ndarray, float, tuple[int, int]]:
+    """Scale frames, T of (H,W,3), to cover their working size, and crop its centre.
 
     Returns:
         frames (T,H',W',3) of the same dtype, the scale, and the crop (x, y) in px of the scaled picture:
         x_working = (x + .5) * scale - .5 - crop_x, with pixel centres at integers (the scaled size is rounded to
         whole pixels, so the longer side's true scale may differ by half a pixel over its whole length).
     """
-    height, width = frames.shape[1:3]
+    height, width = frames[0].shape[:2]
     out_h, out_w = working_size(height, width)
     scale = max(out_h / height, out_w / width)
     full_h, full_w = round(height * scale), round(width * scale)

@@ -262,6 +262,7 @@ def test_a_part_that_fails_costs_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(score, "speed", lambda folder: {"made": {"score_to_decode": 2.0}})
     monkeypatch.setattr(score, "storage", lambda shots: {"shots": len(shots)})
     monkeypatch.setattr(score, "against_pycolmap", lambda shots, folder: {"shots": [k for _, k in shots]})
+    monkeypatch.setattr(score, "clips_against_pycolmap", lambda folder: {"clip": {"pycolmap_to_score": 90.0}})
     monkeypatch.setattr(score, "ray_throughput", no_ray)
     out = tmp_path / "score.json"
     write_json(out, {"ray": {"two_to_one": 1.9}, "storage": {"shots": 1}})
@@ -269,6 +270,7 @@ def test_a_part_that_fails_costs_no_other(tmp_path, monkeypatch):
         score.main(["--out", str(out), "--shots", "30"])
     found = read_json(out)
     assert found["speed"]["made"] == {"score_to_decode": 2.0} and found["storage"] == {"shots": 40} and found["ray"] == {"two_to_one": 1.9}
+    assert found["clips"]["clip"] == {"pycolmap_to_score": 90.0}
     seen = found["pycolmap"]["shots"]
     assert len(set(seen)) == 30 and (seen[0], seen[-1]) == (0, 39) and set(np.diff(seen)) == {1, 2}
 

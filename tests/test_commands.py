@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from test_datasets import write_sequence
 
 from ss3d_lib import checkpoints, commands, evaluate, graph, jobs, notebooks, predict, score, shards, video
-from ss3d_lib.curation import CurateSettings, curate_videos
+from ss3d_lib.curation import CurateSettings, curate_videos, read_rows
 from ss3d_lib.files import atomic_write, disk_errors_name, read_json, require_place, write_json
 from ss3d_lib.journal import Journal
 from ss3d_lib.models import ClipNet
@@ -36,10 +36,17 @@ def test_a_name_that_is_not_utf_8_is_a_row_and_the_others_go_on(tmp_path, monkey
     paths = [Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/caf\xe9.mp4")), make_video(tmp_path / "in" / "good.mp4")]
     monkeypatch.setattr(video, "find_videos", lambda folder: paths)  # not every file system can hold such a name
     rows = curate_videos(paths, tmp_path / "out", tmp_path / "work", FEW, workers=1)
-    assert [(row.status, "not UTF-8; rename it" in row.reason) for row in rows] == [("failed", True), ("kept", False)]
+    assert [(row.status, "not UTF-8, or" in row.reason) for row in rows] == [("failed", True), ("kept", False)]
     counts = score.score_folder(tmp_path / "in", tmp_path / "scores.csv", workers=1, settings=FEW)
     table = list(csv.DictReader((tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()))
     assert counts["unreadable"] == 1 and counts["shots"] == 1 and r"caf\udce9.mp4" in table[0]["video"]
+
+
+def test_a_name_with_a_carriage_return_is_one_row_that_says_so(tmp_path):
+    path = make_video(tmp_path / "in.mp4").rename(tmp_path / "a\rb.mp4")
+    (row,) = curate_videos([path], tmp_path / "out", tmp_path / "work", FEW, workers=1)
+    assert row.status == "failed" and "carriage return; rename it" in row.reason
+    assert [(again.video, again.status) for again in read_rows(tmp_path / "out" / "shots.csv")] == [(row.video, "failed")]
 
 
 def test_a_relative_name_with_a_colon_is_no_protocol(tmp_path, monkeypatch):

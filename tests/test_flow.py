@@ -27,6 +27,14 @@ def test_translation(shift):
     assert np.abs(np.median(backward[inner], axis=(0, 1)) + shift).max() < 0.1
 
 
+@pytest.mark.parametrize("shift", [(2.5, -1.25), (-6.0, 3.0)])
+def test_quick_flow_is_another_and_almost_as_exact(shift):
+    first, second = flow.grey(shifted(shift))
+    quick, exact = flow.dis_flow(first, second, quick=True), flow.dis_flow(first, second)
+    assert (quick != exact).any()
+    assert np.abs(np.median(quick[12:-12, 12:-12], axis=(0, 1)) - shift).max() < 0.2
+
+
 def test_what_leaves_the_picture_is_not_consistent():
     forward, backward = flow.forward_backward(shifted((-8.0, 0.0)), 1)
     matched = flow.consistent(forward[0], backward[0])

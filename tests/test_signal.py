@@ -12,6 +12,7 @@ from made_shots import KINDS, make_shot
 
 from ss3d_lib import borders, curation, flatmotion, signal, twoframe, video
 from ss3d_lib.rigidity import rigid_support
+from ss3d_lib.twoframe import all_matched
 
 SIZE = (144, 240)
 FOCAL_PX = 200.0
@@ -38,11 +39,6 @@ def cloud(rng, count: int = 600) -> np.ndarray:
     return np.concatenate([(pixels - CENTRE) / FOCAL_PX * depth, depth], 1)
 
 
-def matches(first, second) -> twoframe.Matches:
-    yes = np.ones(len(first), bool)
-    return twoframe.Matches(first, second, yes, yes, yes)
-
-
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10_000))
 def test_a_rigid_scene_is_explained_and_a_crowd_is_not(seed):
@@ -52,12 +48,12 @@ def test_a_rigid_scene_is_explained_and_a_crowd_is_not(seed):
     noise = lambda: rng.normal(0, 0.1, (len(points), 2))
     first = project(points)
     later, earlier = project(points, turn, shift) + noise(), project(points, turn.T, -shift) + noise()
-    terms = twoframe.match_terms(first, later, SIZE)
+    terms = twoframe.match_terms(all_matched(first, later), SIZE)
     assert terms["parallax"] > 0.3 and terms["epipolar"] > 0.9 and terms["moving"] < 0.05
-    assert rigid_support(matches(first, earlier), matches(first, later), SIZE) > 0.8
+    assert rigid_support(all_matched(first, earlier), all_matched(first, later), SIZE) > 0.8
     # every point goes its own way from pair to pair: no depth holds
     loose = lambda sign: project(points + sign * rng.normal(0, 0.15, points.shape), turn, sign * shift)
-    support = rigid_support(matches(first, loose(-1)), matches(first, loose(1)), SIZE)
+    support = rigid_support(all_matched(first, loose(-1)), all_matched(first, loose(1)), SIZE)
     assert np.isnan(support) or support < 0.5
 
 
@@ -75,7 +71,7 @@ def test_rotation_zoom_and_plane_are_homographies(seed):
     for second, name in ((turned, "rotation"), (zoomed, "zoom"), (slid, "planar")):
         start = project(tilted) if name == "planar" else first
         assert twoframe.homography_distance(start, second).max() < 0.05, name
-        assert signal.flat_kind([matches(start, second)], SIZE) == name
+        assert signal.flat_kind([all_matched(start, second)], SIZE) == name
     assert np.quantile(flatmotion.rotation_distance(first, turned, SIZE), 0.75) < 0.6
     assert abs(flatmotion.zoom_distance(first, 1.25 * first, SIZE)[1] - 1.25) < 1e-6
 
@@ -122,6 +118,16 @@ def test_same_score_at_another_frame_rate_and_resolution():
     again = signal.shot_signal(video.to_working(large)[0])
     assert abs(whole.score - half_rate.score) < 0.15 and abs(whole.score - again.score) < 0.1
     assert whole == signal.shot_signal(frames)  # nothing is drawn at random
+
+
+def test_the_best_stride_is_looked_at_more_closely():
+    images = np.asarray([frame.mean(-1) for frame in make_shot("multi_view", 5, frames=40)]).astype(np.uint8)
+    table = signal.measure(images)
+    best = max(table, key=lambda stride: signal.usefulness(table[stride].terms))
+    assert len(table) > 1 and len(table[best].matches) == signal.SAMPLES
+    assert min(len(found.matches) for found in table.values()) == signal.PROBES
+    whole = twoframe.find_matches(images[20], images[20 + best])
+    np.testing.assert_array_equal(whole.fundamental, twoframe.fundamental(whole.first[whole.matched], whole.second[whole.matched]))
 
 
 @pytest.mark.parametrize("frames", [2, 3, 7])
