@@ -44,7 +44,7 @@ threads = 2  # cores of the reference machine
 # | `world_from_cam` | (T, 4, 4) | camera poses; the first frame is the world |
 # | `focal_px`, its interval | scalars | focal length of the whole clip, in pixels |
 # | `moving` | (T, H, W) | what moves by itself |
-# | `trust` | scalar | share of the view whose depth the motion could triangulate |
+# | `trust` | scalar | share of the view whose depth the motion could triangulate; near 0 where one homography explains all motion (pan, zoom, flat scene) |
 
 # %%
 import re
@@ -351,7 +351,7 @@ pd.DataFrame(rows).T.round(3)
 # | bundle adjustment | find cameras and points together, so that every point falls where it was seen (notebook 03) |
 # | soft label | a probability for each candidate instead of one answer: it says how sure the teacher is (notebook 03) |
 # | Pareto-optimal | no task can get better without another getting worse (notebook 06) |
-# | trust | how much evidence of depth a clip gave, from 0 to 1; it does not say that the evidence is true |
+# | trust | how much evidence of depth a clip gave, from 0 to 1, with parallax that no homography explains; it does not say that the evidence is true |
 # | label-free | uses nothing but the videos: no weight ever sees a label. Ground truth measures; a few constants (such as how prices weigh in the sweep) were chosen with it, on validation |
 
 # %% [markdown]

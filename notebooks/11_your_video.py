@@ -191,8 +191,8 @@ pd.Series(
 ).round(2)
 
 # %% [markdown]
-# `trust` is the share of the view whose depth the camera's motion could triangulate. Below about 0.2, depth is what the
-# network has learnt that such pictures look like, not what this video shows.
+# `trust` is the share of the view whose depth the camera's motion could triangulate; it sinks to 0 where one homography explains
+# how the picture moves, as it does a pan, a zoom or a flat scene. Below about 0.2, do not believe the depth.
 #
 # ## Files for other programs
 # | file | opens in |
@@ -217,8 +217,7 @@ print(f"{facts['points']} points, {facts['frames']} frames in {out / 'export'}")
 # From the shell, for all shots of a video: `python -m ss3d_lib.predict VIDEO --out FOLDER` (arrays as npz).
 #
 # ## Recap
-# - Look at the score first: a beautiful depth map of a tripod shot is a guess. `trust` is low where the camera stands still, but not of every
-#   pan or zoom.
+# - Look at the score first: a beautiful depth map of a tripod shot is a guess, and so is that of a pan or a zoom. `trust` is low there.
 # - One focal length per shot, with an interval. One scale per shot, unknown.
 # - To adapt the network to your footage: notebook 08. To train on a folder of it: `curate: videos:` in `params.yaml`.
 #

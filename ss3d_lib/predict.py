@@ -46,7 +46,7 @@ class VideoPrediction:
     focal_interval_px: Float[np.ndarray, "2"]  # 80 %
     intrinsics: Float[np.ndarray, "3 3"]
     moving: Float[np.ndarray, "T H W"]  # in [0, 1]
-    trust: float  # in [0, 1]: mean share of the view whose depth the motion could triangulate
+    trust: float  # in [0, 1]: mean share of the view whose depth the motion could triangulate; 0 where homographies explain all motion
     focal_candidates_px: Float[np.ndarray, "C"]
     focal_probability: Float[np.ndarray, "C"]
 

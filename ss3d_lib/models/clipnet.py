@@ -12,6 +12,7 @@ from ss3d_lib.geometry import invert_pose
 from ss3d_lib.models.calibration import ClipMatches, Solution, focal_profile, solve_clips
 from ss3d_lib.models.camera import FocalBelief, FocalHead, match_weight, pick_matches, pick_prior, summarise
 from ss3d_lib.models.depth import EVIDENCE_CHANNELS, DepthNet
+from ss3d_lib.models.flatness import depth_shown
 from ss3d_lib.models.matching import Matcher, Matches
 from ss3d_lib.models.refinement import refine, refined_width, views_of
 from ss3d_lib.models.sweep import Sweep, Views, blend, fuse, plane_sweeps
@@ -41,7 +42,7 @@ class ClipPrediction:
     world_from_cam: Float[Tensor, "B N 4 4"]  # the first frame is the world
     focal: FocalBelief
     moving: Float[Tensor, "B N H W"]  # in [0, 1]: breaks the epipolar geometry
-    trust: Float[Tensor, "B"]  # in [0, 1]: share of the view that the motion could triangulate
+    trust: Float[Tensor, "B"]  # in [0, 1]: share of the view that the motion could triangulate; 0 where one homography explains all
 
     @property
     def focal_px(self) -> Float[Tensor, "B"]:
@@ -51,13 +52,14 @@ class ClipPrediction:
 
 @dataclass(frozen=True)
 class Observation:
-    """Matches of all pairs of a batch of clips, the cameras that explain them best, and the cost of other focals."""
+    """Matches of all pairs of a batch of clips, the cameras that explain them best, the cost of other focals, and how far they show depth."""
 
     matches: Matches
     solution: Solution
     curve: Float[Tensor, "B C"]
     summary: Float[Tensor, "B 3"]
     candidates_px: Float[Tensor, "C"]
+    depth_shown: Float[Tensor, "B"]
 
 
 class ClipNet(nn.Module):
@@ -86,12 +88,12 @@ class ClipNet(nn.Module):
             )
         matches = self.matcher(frames, GAPS)
         p, q, weight = (by_clip(x, clips) for x in pick_matches(matches))
-        prior = self.imagine(frames).view(clips, count, -1)
-        solution = solve_clips(
-            ClipMatches(PairGraph.of(count, GAPS), p[0, 0], q, weight, prior, max(frames.shape[-2:]))
-        )
+        prior, graph = self.imagine(frames).view(clips, count, -1), PairGraph.of(count, GAPS)
+        solution = solve_clips(ClipMatches(graph, p[0, 0], q, weight, prior, max(frames.shape[-2:])))
         curve, candidates_px = focal_profile(solution)
-        return Observation(matches, solution, curve, summarise(curve, q - p, weight), candidates_px)
+        wide = graph.widest.repeat(2)  # the pairs that show most
+        shown = depth_shown(p[0, 0], q[:, wide], weight[:, wide], max(frames.shape[-2:]) / 2)
+        return Observation(matches, solution, curve, summarise(curve, q - p, weight), candidates_px, shown)
 
     def imagine(self, frames: Float[Tensor, "B N 3 H W"]) -> Float[Tensor, "F M"]:
         """Log inverse depth that the pictures alone suggest (the encoders of timm: each by itself), at the grid of matches."""
@@ -128,7 +130,7 @@ class ClipNet(nn.Module):
             world_from_cam,
             focal,
             by_frame(resize(evidence.moving).clamp(0, 1)),
-            evidence.weight.view(clips, -1).mean(1),
+            evidence.weight.view(clips, -1).mean(1) * seen.depth_shown,
         )
 
 

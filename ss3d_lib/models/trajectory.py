@@ -33,6 +33,12 @@ class PairGraph:
         first, second = torch.tensor(pairs, dtype=torch.long).T
         return PairGraph(first, second, frames)
 
+    @property
+    def widest(self) -> Tensor:
+        """(P,) bool: the pairs of the widest gap."""
+        gap = self.second - self.first
+        return gap == gap.max()
+
 
 def solve_scales(
     graph: PairGraph, offset: Float[Tensor, "B D"], weight: Float[Tensor, "B D"]
