@@ -91,8 +91,7 @@ candidates = twoview.focal_candidates(240.0)
 curves = {
     name: twoview.residual_curves(p, q, torch.ones(1, 400), candidates)[0][0].numpy() for name, (p, q) in cases.items()
 }
-truth = {name: 150 / 240 for name in curves}
-plots.save_figure(plots.residual_curves(candidates.numpy() / 240, curves, truth), figures / "when.png")
+plots.save_figure(plots.residual_curves(candidates.numpy() / 240, curves, true=150 / 240), figures / "when.png")
 
 # %%
 best = float(candidates[int(curves["turn and move"].argmin())])

@@ -80,9 +80,9 @@ def augment(batch: DepthBatch, min_crop: float, rng: torch.Generator) -> DepthBa
     """Flip, crop, zoom and stretch, and change colours; log inverse depth is blind to all of them."""
     flip = bool(torch.rand(1, generator=rng) < 0.5)
     share = min_crop + (1 - min_crop) * float(torch.rand(1, generator=rng))
-    narrow = share * STRETCH ** (2 * float(torch.rand(1, generator=rng)) - 1)
+    stretch = STRETCH ** (float(torch.rand(1, generator=rng)) - 0.5)  # of the width; the height gets the inverse
     height, width = batch.target.weight.shape[-2:]  # the window lies on the evidence's grid: picture and evidence keep together
-    h, w = round(height * share), round(width * min(max(narrow, min_crop), 1.0))
+    h, w = (round(side * min(max(part, min_crop), 1.0)) for side, part in ((height, share / stretch), (width, share * stretch)))
     top, left = (int(torch.randint(room + 1, (1,), generator=rng)) for room in (height - h, width - w))
 
     def crop(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ claimed that a monocular network does not have.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -227,17 +228,16 @@ def change_curve(change: np.ndarray, marks: Sequence[int], ylabel: str) -> Figur
     return figure
 
 
-def residual_curves(candidates: np.ndarray, curves: Mapping[str, np.ndarray], true: Mapping[str, float] | None = None) -> Figure:
-    """Epipolar residual against the focal length (in image widths, log axis), one line each; dots mark the truth."""
-    figure, axis = plt.subplots(figsize=(6, 3))
-    for name, curve in curves.items():
-        (line,) = axis.plot(candidates, curve - curve.min(), label=name)
-        if true and name in true:
-            axis.plot(true[name], 0, "o", color=line.get_color())
+def residual_curves(candidates: np.ndarray, curves: Mapping[str, np.ndarray], true: float | None = None) -> Figure:
+    """Epipolar residual against the focal length (in image widths, log axis), one line each, wide ones below; a grey line marks the truth."""
+    figure, axis = plt.subplots(figsize=(6, 3), layout="tight")
+    for width, style, (name, curve) in zip(np.linspace(4, 1, len(curves)), cycle(("-", "--", "-.")), curves.items()):
+        axis.plot(candidates, curve - curve.min(), style, linewidth=width, label=name)
+    if true is not None:
+        axis.axvline(true, color="grey", linewidth=1, label="true focal length")
     axis.set(xscale="log", xlabel="focal length / longer image side", ylabel="robust residual above its minimum")
     tick_focals(axis.xaxis)
     axis.legend(fontsize=7)
-    figure.tight_layout()
     return figure
 
 
