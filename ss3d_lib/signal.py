@@ -116,6 +116,8 @@ def measure(images: np.ndarray) -> dict[int, StrideFound]:
     while (best := max(table, key=lambda s: usefulness(table[s].terms))) not in known:
         table[best] = _measure_stride(at, len(images), best, SAMPLES)
         known.add(best)
+    if best // 2 in table and all(before is None for before, _ in table[best].matches):  # too wide for three frames: see rigid_share
+        table[best // 2] = _measure_stride(at, len(images), best // 2, SAMPLES)
     return dict(sorted(table.items()))
 
 
