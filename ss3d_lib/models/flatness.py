@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ss3d_lib.twoframe import PLANE_PX, PLANE_SHARE
 from ss3d_lib.twoview import length
 
 STEPS = 10  # of reweighting
+PLANE_PX, PLANE_SHARE = 0.7, 0.02  # off the homography: farther from it than this, and than this share of the flow; as in the score
 SHOWS_DEPTH = 0.05, 0.2  # share of the matches off the homography: on validation at most 0.03 for rotations and the zoom, at least 0.2 for what has a signal
 
 
