@@ -130,6 +130,16 @@ def test_the_best_stride_is_looked_at_more_closely():
     np.testing.assert_array_equal(whole.fundamental, twoframe.fundamental(whole.first[whole.matched], whole.second[whole.matched]))
 
 
+def test_half_of_a_best_stride_without_three_frames_is_looked_at_more_closely():
+    """16 frames of a slow camera: eight frames apart the parallax is best, but no frame has both neighbours."""
+    frames = np.repeat(make_shot("multi_view", 1, frames=8), 2, axis=0)
+    table = signal.measure(np.asarray([frame.mean(-1) for frame in frames]).astype(np.uint8))
+    best = max(table, key=lambda stride: signal.usefulness(table[stride].terms))
+    assert best == 8 and all(before is None for before, _ in table[8].matches)
+    assert [before is None for before, _ in table[4].matches] == [False] * signal.SAMPLES
+    assert signal.shot_signal(frames).rigid > 0.5
+
+
 @pytest.mark.parametrize("frames", [2, 3, 7])
 def test_shortest_shots(frames):
     found = signal.shot_signal(make_shot("multi_view", 1, frames=24)[:frames])
