@@ -97,15 +97,15 @@ class StrideFound:
 def measure(images: np.ndarray) -> dict[int, StrideFound]:
     """Measure images (T,H,W) uint8 at several strides, on PROBES frames spread over the shot, at the best stride on SAMPLES.
 
-    From a middle stride down while the pairs are too far apart, then up while there is little parallax: fast shots
-    are not asked at wide strides, nor slow ones at narrow strides.
+    From a middle stride down while the pairs are farther apart than is best, then up while there is little parallax: fast
+    shots are not asked at wide strides, nor slow ones at narrow strides.
     """
     allowed = [s for s in STRIDES if s == 1 or s <= len(images) - MIN_FRAMES_LEFT]
     middle = max(s for s in allowed if s <= MIDDLE_STRIDE)
     at, table = cache(partial(_measure_frame, images)), {}
     for stride in [s for s in reversed(allowed) if s <= middle]:
         table[stride] = _measure_stride(at, len(images), stride, PROBES)
-        if table[stride].terms.parallax_px < ENOUGH_PX and table[stride].terms.matched > 0.6:
+        if table[stride].terms.parallax_px < PARALLAX_PX[1] and table[stride].terms.matched > 0.6:
             break
     for stride in [s for s in allowed if s > middle]:
         widest = table[max(table)].terms
