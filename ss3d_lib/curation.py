@@ -88,17 +88,17 @@ def curate_video(path: str | Path, settings: CurateSettings = DEFAULTS, name: st
     An unreadable video yields one shot with status "failed" and the reason; so does, after its readable part, the
     missing tail of a truncated one.
     """
-    path, name, index, last_s = Path(path), name or Path(path).stem, 0, 0.0
+    path, name, index, read_s = Path(path), name or Path(path).stem, 0, [0.0]
     try:
         info = video.probe(path)
-        for frames, times_s, numbers in _pieces(info, settings):
+        for frames, times_s, numbers in _pieces(info, settings, read_s):
             yield _make_shot(info, name, index, frames, times_s, numbers, settings)
-            index, last_s = index + 1, float(times_s[-1])
-        reason = "" if settings.every_s else video.missing_tail(info, last_s)  # windows need not reach the end
+            index += 1
+        reason = "" if settings.every_s else video.missing_tail(info, read_s[-1])  # windows need not reach the end
         if reason:
-            yield _failed(path, name, index, reason, last_s, info.duration_s)
+            yield _failed(path, name, index, reason, read_s[-1], info.duration_s)
     except (video.VideoError, OSError, MemoryError) as error:
-        yield _failed(path, name, index, str(error), last_s, last_s)
+        yield _failed(path, name, index, str(error), read_s[-1], read_s[-1])
 
 
 def paced(chunks: Iterator[tuple[np.ndarray, np.ndarray]], max_fps: float) -> Iterator[tuple]:
@@ -122,14 +122,19 @@ def paced(chunks: Iterator[tuple[np.ndarray, np.ndarray]], max_fps: float) -> It
         number += len(frames)
 
 
-def _pieces(info: video.VideoInfo, settings: CurateSettings) -> Iterator[Piece]:
-    """Continuous pieces, of the whole video or of a window of it every so many seconds."""
-    read = lambda span_s: video.read_chunks(info.path, DECODE_SHORT_SIDE_PX, span_s=span_s)  # noqa: E731
-    if not settings.every_s:
+def _pieces(info: video.VideoInfo, settings: CurateSettings, read_s: list[float]) -> Iterator[Piece]:
+    """Continuous pieces, of the whole video or of a window of it every so many seconds; `read_s` notes how far it is read."""
+
+    def read(span_s: tuple[float, float] | None) -> Iterator:
+        for frames, times_s in video.read_chunks(info.path, DECODE_SHORT_SIDE_PX, span_s=span_s):
+            read_s.append(float(times_s[-1]))
+            yield frames, times_s
+
+    length_s = settings.max_frames / min(settings.max_fps, info.fps)
+    if not settings.every_s or info.duration_s <= length_s:  # a single window is the whole video: no need to seek
         yield from _continuous(read(None), settings)
         return
-    length_s = settings.max_frames / min(settings.max_fps, info.fps)
-    for start_s in np.arange(0, max(info.duration_s, length_s), max(settings.every_s, length_s)):
+    for start_s in np.arange(0, info.duration_s, max(settings.every_s, length_s)):
         for frames, times_s, numbers in _continuous(read((start_s, start_s + length_s)), settings):
             yield frames, times_s, numbers + round(start_s * info.fps)
 

@@ -154,6 +154,22 @@ def test_a_window_every_so_many_seconds(tmp_path):
         assert np.abs(shot.frames.astype(int) - same).mean() < 3
 
 
+def test_a_video_that_ends_in_black_is_not_called_truncated(tmp_path):
+    light = np.clip(1 - (np.arange(120) - 50) / 30, 0, 1)  # a fade from frame 50 to 80, then black
+    frames = (pan(25, 120, step_px=1.0) * light[:, None, None, None]).astype(np.uint8)
+    found = list(curate_video(video.write_video(tmp_path / "fade.mp4", frames, fps=20)))
+    assert found[0].row.start_frame == 0 and found[-1].row.end_frame < 80
+    assert all(shot.row.status != "failed" for shot in found)
+
+
+def test_a_video_of_one_window_is_read_as_a_whole(tmp_path):
+    path = video.write_video(tmp_path / "short.mp4", pan(25, 30, step_px=1.0), fps=20)
+    whole = list(curate_video(path, CurateSettings(max_frames=40)))
+    windows = list(curate_video(path, CurateSettings(max_frames=40, every_s=3.0)))
+    assert [shot.row for shot in windows] == [shot.row for shot in whole]
+    assert all(np.array_equal(one.frames, other.frames) for one, other in zip(windows, whole))
+
+
 def test_bad_files_stop_nothing_and_nothing_is_done_twice(tmp_path):
     from test_video import bad_files
 

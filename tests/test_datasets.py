@@ -116,6 +116,8 @@ def test_a_sequence_with_some_depths(tmp_path):
         ("intrinsics.txt", lambda path: path.unlink(), "missing"),
         ("intrinsics.txt", lambda path: path.write_text("1 2\n3 4\n"), "need 3 rows of 3"),
         ("poses_c2w.txt", lambda path: path.write_text("hello\n"), "not a table of numbers"),
+        ("poses_c2w.txt", lambda path: np.savetxt(path, np.loadtxt(path) * 1.1), "is no camera pose"),
+        ("poses_c2w.txt", lambda path: np.savetxt(path, np.loadtxt(path).reshape(3, 4, 4).transpose(0, 2, 1).reshape(3, 16)), "matrix 1 is no"),
         ("rgb/000001.jpg", lambda path: path.write_text("hello"), "cannot be read as an image"),
         ("depth/000002.png", lambda path: path.write_bytes(b""), "need a uint16 png"),
     ],
@@ -126,6 +128,16 @@ def test_a_bad_file_is_named(tmp_path, name, spoil, message):
     with pytest.raises(datasets.DatasetError, match=message) as caught:
         datasets.load_sequence(tmp_path / "office")
     assert Path(name).name in str(caught.value)
+
+
+def test_rounded_rotations_are_made_exact(tmp_path):
+    write_sequence(tmp_path / "office")
+    path = tmp_path / "office/poses_c2w.txt"
+    poses = np.loadtxt(path).reshape(3, 4, 4)
+    poses[:, :3, :3] *= 0.9999
+    np.savetxt(path, poses.reshape(3, 16))
+    rotations = datasets.load_sequence(tmp_path / "office").poses_c2w[:, :3, :3]
+    np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (3, 3, 3)), atol=1e-12)
 
 
 def test_an_absent_set_says_what_to_do(tmp_path):
@@ -152,4 +164,4 @@ def test_real_sequences(name, size, depths):
     clip = datasets.load_sequence(REAL / name)
     assert clip.frames.shape[1:3] == size
     assert (0 if clip.depth_m is None else len(clip.depth_m)) == depths
-    np.testing.assert_allclose(np.linalg.det(clip.poses_c2w[:, :3, :3]), 1, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.det(clip.poses_c2w[:, :3, :3]), 1, atol=1e-9)

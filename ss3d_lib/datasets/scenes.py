@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ss3d_lib.datasets.clip import DatasetError, EvalClip, intrinsic_matrices
-from ss3d_lib.datasets.sequences import need_folder, read_depth_png, read_matrix, read_rgb
+from ss3d_lib.datasets.sequences import need_folder, read_depth_png, read_matrix, read_poses, read_rgb
 
 SEVEN_SCENES_CAMERA = (585.0, 585.0, 320.0, 240.0)  # fx fy cx cy, the set's own README
 INVALID_MM = 65535  # 7-Scenes marks what it did not measure so
@@ -30,7 +30,7 @@ def iterate_seven_scenes(root: str | Path) -> Iterator[EvalClip]:
         stems = [colour.name.removesuffix(".color.png") for colour in colours]
         depths_m = [read_depth_png(folder / f"{stem}.depth.png", PER_METRE) for stem in stems]
         depths_m = [np.where(depth >= INVALID_MM / PER_METRE, 0, depth) for depth in depths_m]
-        poses = [read_matrix(folder / f"{stem}.pose.txt", (4, 4)) for stem in stems]
+        poses = [read_poses(folder / f"{stem}.pose.txt", (4, 4))[0] for stem in stems]
         camera = np.repeat(intrinsic_matrices(np.array([SEVEN_SCENES_CAMERA])), len(stems), axis=0)
         name = f"{folder.parent.name}_{folder.name}"
         yield indoor_clip(name, [read_rgb(colour) for colour in colours], camera, poses, depths_m, "7scenes")

@@ -42,7 +42,7 @@ def load_sequence(folder: str | Path) -> EvalClip:
     intrinsics = read_matrix(folder / "intrinsics.txt", (3, 3))
     poses = None
     if (folder / "poses_c2w.txt").exists():
-        poses = read_matrix(folder / "poses_c2w.txt", (len(images), 16)).reshape(-1, 4, 4)
+        poses = read_poses(folder / "poses_c2w.txt", (len(images), 16))
     depth_m, depth_frames = read_depths(folder / "depth", images, frames.shape[1:3])
     return EvalClip(
         name=folder.name,
@@ -102,3 +102,19 @@ def read_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
     if matrix.shape != shape or not np.isfinite(matrix).all():
         raise DatasetError(f"{path}: need {shape[0]} rows of {shape[1]} finite numbers, found {matrix.shape}")
     return matrix
+
+
+def read_poses(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """(N, 4, 4) poses of a text matrix of `shape`, their rotations made exact: some sets round them, 7-Scenes to 1e-4.
+
+    Raises DatasetError naming the file where a matrix is farther than 0.01 from a rigid motion.
+    """
+    poses = read_matrix(path, shape).reshape(-1, 4, 4)
+    left, scales, right = np.linalg.svd(poses[:, :3, :3])
+    rotations = left @ right
+    mirrored = np.linalg.det(rotations) < 0
+    wrong = mirrored | (np.abs(scales - 1) > 0.01).any(axis=1) | (np.abs(poses[:, 3] - [0, 0, 0, 1]) > 1e-6).any(axis=1)
+    if wrong.any():
+        raise DatasetError(f"{path}: matrix {int(wrong.argmax())} is no camera pose; need rows of R t over 0 0 0 1, in metres")
+    poses[:, :3, :3] = rotations
+    return poses
