@@ -171,7 +171,8 @@ Markdown(report.ablation_table(block))
 
 # %%
 columns = {key: report.COLUMNS[key][:2] for key in ablations.KEYS}
-close = {name: row for name, row in block.items() if not planned[name].all_at_once}
+close = {name.replace("_", " "): row for name, row in block.items() if not planned[name].all_at_once}
+close = {"full: nothing changed" if name == ablations.FULL else name: row for name, row in close.items()}
 plots.save_figure(plots.set_bars(ablations.bars(close), columns, "embedded_val, mean and spread"), figures / "rows.png")
 
 # %% [markdown]
@@ -192,6 +193,12 @@ grid = sns.relplot(
     clip_on=False, facet_kws={"sharex": "col", "sharey": "row", "margin_titles": True},
 )  # fmt: skip
 grid.set(ylim=(0, None), ylabel="").set_titles(row_template="{row_name}", col_template="{col_name}")
+units = {"gain": ("times the light", "log"), "gamma": ("exponent", "log"), "blur_px": ("px of 144 rows", "linear"), "skip": ("frames", "linear")}
+for kind, axis in zip(grid.col_names, grid.axes[-1]):
+    ticks = sorted(levels.level[levels.kind == kind])
+    axis.set(xlabel=units[kind][0], xscale=units[kind][1])
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
 plots.save_figure(grid.figure, figures / "robustness.png")
 
 # %%
