@@ -9,7 +9,9 @@ The true signal of a shot, from ground-truth depth, poses and intrinsics, at the
 the mean over up to eight pairs. A shot without a camera (slideshow), or whose camera stays, turns or zooms, has none by
 this definition, and so has a flat scene. What moves by itself within the view and keeps its depth passes as rigid.
 
-Validation split only; the score never sees what is read here. Writes benchmarks/score_oracle.json.
+On the validation split. Then the score with one factor left out: how well it ranks these shots, how well it tells the kinds
+apart, and what it lets through; kinds are counted on the training split too, for few validation shots have no signal. The
+score never sees what is read here. Writes benchmarks/score_oracle.json, from which notebook 02 takes the table.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 
 from corpus.truth import decode_depth
 from ss3d_lib import borders, signal, video
@@ -98,17 +101,56 @@ def corpus_shots(data: Path, split: str) -> Iterator[tuple[str, np.ndarray, list
             yield str(kind), working, views[keep], stride, scale
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A shot: its kind, what the score found, and its true signal."""
+
+    kind: str
+    found: signal.Signal
+    true_signal: float
+
+
+def judge(data: Path, split: str) -> list[Judged]:
+    """All shots of a split."""
+    shots = []
+    for kind, frames, views, depth_stride, scale in progress(corpus_shots(data, split), label=f"shots of {split}"):
+        found = signal.shot_signal(frames)
+        shots.append(Judged(kind, found, true_signal(views, found.stride, depth_stride, scale)))
+    return shots
+
+
+def without_each(measured: list[Judged], others: list[Judged]) -> dict[str, dict[str, float]]:
+    """{what is left out: figures of the rest}: `spearman` with the true signal of `measured`; of all, `auc` for the kind
+    multi_view, `kept` and `let_through`, the shares of shots with and without a signal that reach the threshold, and
+    `alone_auc`, of that factor and no other."""
+    shots = [*measured, *others]
+    multi = np.array([shot.kind == "multi_view" for shot in shots])
+    truths = np.array([shot.true_signal for shot in measured])
+    factors = [signal.score_factors(shot.found, shot.found.rigid, shot.found.still) for shot in shots]  # a Signal holds these terms too
+    names, values = list(factors[0]), np.array([list(factor.values()) for factor in factors])
+    drawn = [shot.found.score == 0 and factor.min() > 0 for shot, factor in zip(shots, values)]  # slideshows, and cuts inside
+    names, values = [*names, "slideshows and cuts"], np.c_[values, 1.0 - np.array(drawn)]
+
+    def figures(score: np.ndarray) -> dict[str, float]:
+        good = score >= signal.KEPT
+        known = {"auc": roc_auc_score(multi, score), "spearman": spearmanr(score[: len(measured)], truths).statistic}
+        return known | {"kept": good[multi].mean(), "let_through": good[~multi].mean()}
+
+    rows = {"nothing": figures(values.prod(1))}
+    for index, name in enumerate(names):
+        rows[name] = figures(np.delete(values, index, axis=1).prod(1)) | {"alone_auc": roc_auc_score(multi, values[:, index])}
+    return rows
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
-    rows = []
-    for kind, frames, views, depth_stride, scale in progress(corpus_shots(options.data, "val"), label="shots"):
-        found = signal.shot_signal(frames)
-        rows.append([kind, found.score, found.stride, true_signal(views, found.stride, depth_stride, scale)])
-    kinds, scores, strides, truths = (np.array(column) for column in zip(*rows))
+    shots = judge(options.data, "val")  # every frame has its depth there; of the training split some
+    rows = [(shot.kind, shot.found.score, shot.found.stride, shot.true_signal) for shot in shots]
+    kinds, scores, _, truths = (np.array(column) for column in zip(*rows))
     multi = kinds == "multi_view"
     result = {
         "shots": len(rows),
@@ -116,6 +158,7 @@ def main() -> None:
         "spearman_multi_view_alone": spearmanr(scores[multi], truths[multi]).statistic,
         "true_signal_mean": {kind: truths[kinds == kind].mean() for kind in sorted(set(kinds))},
         "score_mean": {kind: scores[kinds == kind].mean() for kind in sorted(set(kinds))},
+        "without": without_each(shots, judge(options.data, "train")),
         "rows": [dict(zip(("kind", "score", "stride", "true_signal"), row)) for row in rows],
     }
     write_json(options.out, result)

@@ -14,7 +14,8 @@
 #
 # **Prerequisites.** Notebook 01.
 #
-# **Inputs.** `results/curate/shots.csv`, `results/curate/frames/`, `benchmarks/score.json` (rates, measured once).
+# **Inputs.** `results/curate/shots.csv`, `results/curate/frames/`, `benchmarks/score.json` and `benchmarks/score_oracle.json` (rates,
+# and what each factor is worth, measured once).
 #
 # **Outputs.** `results/score/scores.csv`, `flow/SHOT.npz` (flow there and back at the shot's stride), `figures/`,
 # `metrics.json`. From the shell: `python -m ss3d_lib.score FOLDER_OR_VIDEO --out scores.csv`.
@@ -127,6 +128,25 @@ names = ("matched", "parallax", "spread", "epipolar", "rigid", "still")
 terms = {name: scores[name].to_numpy() for name in names}
 groups = scores.reason.replace("", "signal")
 plots.save_figure(plots.term_strips(terms, groups), out / "figures" / "terms.png")
+
+# %% [markdown]
+# ## What is each factor worth?
+# The score with one factor left out, as `python -m benchmarks.score_oracle` measured it against the truth of the corpus, which scoring
+# never sees: `auc` says how well the rest tells shots with a signal from those without, `kept` and `let through` which shares of the
+# two reach 0.5, `spearman` how well it ranks shots by their true signal; `alone auc` is that factor and no other.
+#
+# **Predict:** without which factor do tripods pass?
+
+# %%
+worth = pd.DataFrame(read_json("benchmarks/score_oracle.json")["without"]).T.rename_axis("left out")
+worth = worth.loc[["nothing", *worth.index.drop("nothing")]]
+worth.rename(columns=lambda name: name.replace("_", " ")).round(3)
+
+# %% [markdown]
+# The camera that must move is worth most; next comes `rigid`, without which shots are ranked clearly worse, although it also
+# costs shots with a signal. Parallax tells the kinds apart by itself, and yet little is lost without it, for what has none
+# has hardly any matches off the homography that could agree in depth. None of the shots of this corpus is dark, blank or torn enough for the
+# factors that ask whether there is anything to match: on other videos these are the first that speak.
 
 # %% [markdown]
 # ## The flow cache

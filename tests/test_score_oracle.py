@@ -65,4 +65,8 @@ def test_spearman_on_the_validation_split(tmp_path, monkeypatch, capsys):
     score_oracle.main()
     from ss3d_lib.files import read_json
 
-    assert read_json(tmp_path / "oracle.json")["spearman"] >= 0.8
+    found = read_json(tmp_path / "oracle.json")
+    assert found["spearman"] >= 0.8
+    whole = found["without"]["nothing"]
+    assert whole["spearman"] == pytest.approx(found["spearman"], abs=1e-3), "the factors must make up the score"
+    assert found["without"]["camera"]["let_through"] > whole["let_through"], "tripods pass where nothing asks for a camera that moves"
