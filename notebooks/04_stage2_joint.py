@@ -37,7 +37,7 @@ photometric = 0.0  # off: no better by more than the seeds differ (row "flow and
 consistency = 0.0  # off: what the sweep confirms is consistent already (row `consistency` of notebook 14)
 single_image = 0.2  # share of images without any evidence: keeps the single-image skill
 min_crop = 0.7  # smallest random crop, its aspect ratio changed by up to 15 %; focal lengths vary with it
-easy_share = 0.5  # the curriculum starts with this share of the shots, the best by score
+easy_share = 0.5  # the curriculum starts with this share of the shots, the easiest
 curriculum = 0.5  # share of the steps after which all shots take part
 
 # %%
@@ -50,7 +50,7 @@ import torch
 
 from ss3d_lib import joint, plots, stereo
 from ss3d_lib.checkpoints import load_model, save_model
-from ss3d_lib.curriculum import sampling_weights
+from ss3d_lib.curriculum import ease, sampling_weights
 from ss3d_lib.data import generator, load_shots, step_of
 from ss3d_lib.files import write_json
 from ss3d_lib.losses import log_depth_error, resize_map
@@ -90,7 +90,7 @@ errors = stereo.sweep_all("results/curate", "results/score", str(cameras), str(s
 assert not errors, f"{len(errors)} shots without a plane sweep, such as {list(errors.values())[:3]}"
 shutil.copytree(swept, out / "stereo", dirs_exist_ok=True)
 shots = load_shots("results/curate", "results/score", cameras, out / "stereo")
-scores = np.array([shot.score for shot in shots])
+scores, eases = np.array([shot.score for shot in shots]), np.array([ease(shot) for shot in shots])
 print(len(shots), "shots,", sum(len(shot.frames) for shot in shots), "frames with evidence")
 
 # %%
@@ -137,12 +137,15 @@ plots.save_figure(plots.map_panel(rows), figures / "terms.png")
 
 # %% [markdown]
 # ## The curriculum
-# Shots are drawn in proportion to their score; at first only from the best half, at the end from all. One readable
-# function: `curriculum.sampling_weights(scores, progress, easy_share)`.
+# Shots are drawn in proportion to their score; at first only from the easiest half, at the end from all. Easy is what has a high
+# score, moves slowly and is well lit (`curriculum.ease`): the paper names extreme light and fast motion as its limits, so such
+# shots enter late, but they are not thrown away. One readable function: `curriculum.sampling_weights(scores, eases, progress, easy_share)`.
+#
+# Below, the shots in order of ease, the easiest first: at the start the hard half has no weight, and in the end every shot has that of its score.
 
 # %%
 moments = {
-    f"at {share:.0%}": sampling_weights(scores, share / curriculum, easy_share)
+    f"at {share:.0%} of the steps": sampling_weights(scores, eases, share / curriculum, easy_share)[np.argsort(-eases)]
     for share in (0.0, curriculum / 2, curriculum)
 }
 plots.save_figure(plots.ranked_weights(moments), figures / "curriculum.png")
@@ -164,11 +167,11 @@ plan = Plan(steps, learning_rate=learning_rate, seed=seed)
 
 def loss(rng):
     """Loss of one batch, drawn as the curriculum has it at this step."""
-    weights = sampling_weights(scores, step_of(rng) / steps / curriculum, easy_share)
+    weights = sampling_weights(scores, eases, step_of(rng) / steps / curriculum, easy_share)
     return joint.joint_loss(model, shots, weights, images, terms, rng)
 
 
-depends = fingerprint(model, shots, scores, images, terms, easy_share, curriculum)
+depends = fingerprint(model, shots, scores, eases, images, terms, easy_share, curriculum)
 history = train(model.depth_net, loss, plan, ".scratch/stage2", "stage 2", fingerprint=depends)
 series = {name: history[name].to_numpy() for name in ("triangulation", "uncertainty", "smoothness")}
 plots.save_figure(plots.loss_curves(series, "stage 2"), figures / "training.png")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ss3d_lib import distillation, evaluate, monodepth2
 from ss3d_lib.checkpoints import load_model
 from ss3d_lib.curation import read_rows
-from ss3d_lib.curriculum import sampling_weights
+from ss3d_lib.curriculum import ease, sampling_weights
 from ss3d_lib.data import Shot, load_shots, step_of
 from ss3d_lib.datasets import EvalClip
 from ss3d_lib.degradations import INTACT, degrade
@@ -214,9 +214,10 @@ def train_row(name: str, recipe: Recipe, seed: int, sources: Sources, start: str
     if recipe.sharpness == 0:  # whoever knows no lens of the training shots has nothing to teach the focal head
         model.focal_head = FocalHead().eval()
     scores = np.array([shot.score if recipe.by_score else 1.0 for shot in shots])
+    eases = np.array([ease(shot) for shot in shots])
 
     def loss(rng: torch.Generator) -> dict[str, Tensor]:
-        weights = sampling_weights(scores, step_of(rng) / budget.steps / recipe.curriculum, recipe.easy_share)
+        weights = sampling_weights(scores, eases, step_of(rng) / budget.steps / recipe.curriculum, recipe.easy_share)
         return joint_loss(model, shots, weights, budget.images, recipe, rng)
 
     plan = Plan(budget.steps, learning_rate=budget.learning_rate, seed=seed)

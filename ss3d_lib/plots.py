@@ -330,11 +330,11 @@ def arrows(vectors: Mapping[str, np.ndarray]) -> Figure:
 
 
 def ranked_weights(weights: Mapping[str, np.ndarray]) -> Figure:
-    """Sampling weights (N,) of the shots, the largest first, one line per name."""
+    """Sampling weights (N,) of the shots in order of ease, one line per name."""
     figure, axis = plt.subplots(figsize=(5.5, 3.2))
     for name, values in weights.items():
-        axis.stairs(np.sort(values)[::-1], label=name, baseline=None, lw=1.5)
-    axis.set(xlabel="rank of the shot", ylabel="sampling weight")
+        axis.stairs(values, label=name, baseline=None, lw=1.5)
+    axis.set(xlabel="shots, the easiest first", ylabel="sampling weight")
     axis.legend(fontsize=8)
     return figure
 
