@@ -245,7 +245,7 @@ def test_robustness_measures_each_level_once_and_the_intact_clips_once_for_all(t
 
 def test_training_follows_the_recipe(monkeypatch):
     """No curriculum and no score: every shot has the same weight from the first step; without a lens the head is as new."""
-    still = {"frames": np.zeros((2, 4, 4, 3), np.uint8), "stride": 1, "cameras": None}
+    still = {"frames": np.full((2, 4, 4, 3), 128, np.uint8), "forward": np.zeros((1, 2, 2, 2), np.float16), "stride": 1, "cameras": None}
     shots = [SimpleNamespace(name=f"s{index}", score=score, **still) for index, score in enumerate((0.9, 0.5, 0.0, 0.1))]
     drawn, start = {}, torch.nn.Module()
     start.depth_net, start.focal_head = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
