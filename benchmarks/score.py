@@ -15,11 +15,14 @@ computes what YouTube-8M would cost.
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported: a second thread that waits spends processor time too
 
 import cv2
 import numpy as np
