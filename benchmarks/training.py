@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from ss3d_lib import joint, monodepth2
 from ss3d_lib.checkpoints import load_model
 from ss3d_lib.commands import whole
-from ss3d_lib.curriculum import sampling_weights
+from ss3d_lib.curriculum import ease, sampling_weights
 from ss3d_lib.data import Shot, generator, load_shots
 from ss3d_lib.files import write_json
 from ss3d_lib.models import ClipNet
@@ -103,7 +103,8 @@ def there_and_back(module: nn.Module, outputs: Callable[[], list[Tensor]]) -> Wo
 
 def our_rows(model: ClipNet, shots: list[Shot], images: int, terms: joint.Terms, easy_share: float) -> dict[str, Work]:
     """Stage 2's step with all shots admitted, its batch, and its bare network in three arithmetics."""
-    weights = sampling_weights(np.array([shot.score for shot in shots]), 1.0, easy_share)
+    scores, eases = np.array([shot.score for shot in shots]), np.array([ease(shot) for shot in shots])
+    weights = sampling_weights(scores, eases, 1.0, easy_share)
     with torch.no_grad():
         batch = joint.draw_batch(shots, weights, images, terms, generator(0, 0))
     bare = there_and_back(model.depth_net, lambda: list(model.depth_net(batch.frames, evidence)))
