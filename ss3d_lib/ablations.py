@@ -1,4 +1,4 @@
-"""What each idea of the recipe is worth: stage 2 with one thing changed, over seeds; and the student on bad pictures.
+"""What each idea of the recipe is worth: stage 2 with one thing changed, over seeds; and one network on bad pictures.
 
 One row, `all_at_once`, trains another design in its place: depth, motion and focal length together (ss3d_lib.monodepth2).
 

@@ -31,9 +31,9 @@ def test_full_is_stage_2_and_every_other_row_differs(file):
     assert all(recipe != full for recipe in planned.values())
 
 
-def test_the_default_budget_is_a_third_of_stage_2_with_three_seeds():
+def test_the_default_budget_is_a_quarter_of_stage_2_with_three_seeds():
     ours, stage2 = SECTIONS["ablations"], SECTIONS["stage2"]
-    assert ours["steps"] == stage2["steps"] // 3 and ours["seeds"] == 3
+    assert ours["steps"] == stage2["steps"] // 4 and ours["seeds"] == 3
     assert all(ours[key] == stage2[key] for key in ("images", "learning_rate"))
 
 

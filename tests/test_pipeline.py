@@ -102,7 +102,7 @@ def test_the_order_of_the_stages(stages):
 
 def test_a_change_of_distill_runs_what_reads_it_and_nothing_before(stages):
     affected = {name for name in stages if "distill" in upstream(stages, name)}
-    assert affected == {"distill", "finetune", "few_labels", "rivals", "ablations", "compare", *(f"evaluate@student-{name}" for name in SETS)}
+    assert affected == {"distill", "finetune", "few_labels", "rivals", "compare", *(f"evaluate@student-{name}" for name in SETS)}
 
 
 def test_every_checkpoint_is_evaluated_and_the_student_on_every_set(stages, written):
