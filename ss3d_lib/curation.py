@@ -28,7 +28,7 @@ from ss3d_lib.progress import silent
 
 DECODE_SHORT_SIDE_PX = 288  # twice the working size: enough for any crop, and a long video still fits in memory
 LOOK_AHEAD = 32  # frames at the end of a block that may still belong to a fade
-VERSION = 3  # change it when the shots that come out change: finished work of another version is not reused
+VERSION = 4  # change it when the shots that come out change: finished work of another version is not reused
 
 
 @dataclass(frozen=True)
@@ -87,31 +87,45 @@ def curate_video(path: str | Path, settings: CurateSettings = DEFAULTS, name: st
 
     An unreadable video yields one shot with status "failed" and the reason; so does, after its readable part, the
     missing tail of a truncated one.
+
+    Raises OSError, MemoryError: the machine's fault, not the video's; another time it may be read.
     """
-    path, name, index, read_s = Path(path), name or Path(path).stem, 0, [0.0]
+    path, name, index, reading = Path(path), name or Path(path).stem, 0, _Reading()
     try:
         info = video.probe(path)
-        for frames, times_s, numbers in _pieces(info, settings, read_s):
+        for frames, times_s, numbers in _pieces(info, settings, reading):
             yield _make_shot(info, name, index, frames, times_s, numbers, settings)
             index += 1
-        reason = "" if settings.every_s else video.missing_tail(info, read_s[-1])  # windows need not reach the end
+        reason = video.missing_tail(info, reading.last_s) if reading.to_end else ""
         if reason:
-            yield _failed(path, name, index, reason, read_s[-1], info.duration_s)
-    except (video.VideoError, OSError, MemoryError) as error:
-        yield _failed(path, name, index, str(error), read_s[-1], read_s[-1])
+            yield _failed(path, name, index, reason, reading.last_s, info.duration_s)
+    except video.VideoError as error:
+        yield _failed(path, name, index, str(error), reading.last_s, reading.last_s)
+
+
+@dataclass
+class _Reading:
+    """How far a video is read: the time of its last frame, and whether no frame is left to be looked for."""
+
+    last_s: float = 0.0
+    to_end: bool = False
 
 
 def paced(chunks: Iterator[tuple[np.ndarray, np.ndarray]], max_fps: float) -> Iterator[tuple]:
     """Drop frames until no more than `max_fps` are left, by timestamps, so that variable rates come out even.
 
     The step between kept frames is a whole number of the source's frame intervals: uneven steps would look like
-    jerks of the camera. Yields (frames, times_s, frame numbers in the source).
+    jerks of the camera. A clock that jumps back, as where two recordings were joined, goes on instead.
+    Yields (frames, times_s, frame numbers in the source).
     """
-    interval_s, step, last_s, number = None, 1, -np.inf, 0
+    interval_s, step, last_s, number, latest_s, shift_s = None, 1, -np.inf, 0, -np.inf, 0.0
     for frames, times_s in chunks:
         if interval_s is None:
             interval_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 1 / max_fps
             step = max(1, int(np.ceil(1 / (interval_s * max_fps) - 0.05)))
+        steps_s = np.diff(times_s, prepend=latest_s)
+        shifts_s = shift_s + np.cumsum(np.where(steps_s < 0, interval_s - steps_s, 0.0))
+        latest_s, shift_s, times_s = times_s[-1], shifts_s[-1], times_s + shifts_s
         keep = []
         for i, time_s in enumerate(times_s):
             if time_s - last_s >= (step - 0.5) * interval_s:
@@ -122,12 +136,13 @@ def paced(chunks: Iterator[tuple[np.ndarray, np.ndarray]], max_fps: float) -> It
         number += len(frames)
 
 
-def _pieces(info: video.VideoInfo, settings: CurateSettings, read_s: list[float]) -> Iterator[Piece]:
-    """Continuous pieces, of the whole video or of a window of it every so many seconds; `read_s` notes how far it is read."""
+def _pieces(info: video.VideoInfo, settings: CurateSettings, reading: _Reading) -> Iterator[Piece]:
+    """Continuous pieces, of the whole video or of a window of it every so many seconds; `reading` notes how far it is read."""
 
     def read(span_s: tuple[float, float] | None) -> Iterator:
+        reading.to_end = True  # a window that holds no frame may lie beyond the end of a truncated file
         for frames, times_s in video.read_chunks(info.path, DECODE_SHORT_SIDE_PX, span_s=span_s):
-            read_s.append(float(times_s[-1]))
+            reading.last_s, reading.to_end = max(reading.last_s, float(times_s[-1])), span_s is None
             yield frames, times_s
 
     length_s = settings.max_frames / min(settings.max_fps, info.fps)
@@ -150,11 +165,11 @@ def _continuous(chunks: Iterator, settings: CurateSettings) -> Iterator[Piece]:
             ranges = shots.shot_ranges(held.small)
             safe = len(held.small) - LOOK_AHEAD
             done = [r for r in ranges if r[1] <= safe]
-            if not done or ranges[-1][0] < safe - settings.max_frames:  # one shot fills the block: window it
-                start = done[-1][1] if done else ranges[-1][0] if ranges else 0
+            start = ranges[len(done)][0] if len(done) < len(ranges) else safe  # of the shot that may go on
+            if start < safe - settings.max_frames:  # it fills the block: window it
                 done += [(start, start + settings.max_frames)]
             yield from (held.piece(*window) for window in _windows(done, settings.max_frames))
-            held.forget(done[-1][1])
+            held.forget(done[-1][1] if done else min(start, safe))
     if len(held.small) >= 2:
         yield from (held.piece(*window) for window in _windows(shots.shot_ranges(held.small), settings.max_frames))
 

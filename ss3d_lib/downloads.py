@@ -301,7 +301,7 @@ def check_video(path: Path) -> str:
     try:
         _require_pictures(path)
         info = video.probe(path)
-        missing = video.missing_tail(info, _last_time_s(path)) and video.missing_tail(info, _end_s(path))
+        missing = video.missing_tail(info, _last_time_s(path))
     except (video.VideoError, av.error.FFmpegError) as error:
         raise TemporaryError(f"cannot be decoded, perhaps cut off: {str(error).removeprefix(f'{path}: ')}") from error
     if missing:
@@ -318,14 +318,6 @@ def _require_pictures(path: Path) -> None:
         raise RefusedError("not a video file: it only begins like a container that is read here") from error
     if not pictures:
         raise RefusedError("holds no pictures, only sound or data")
-
-
-def _end_s(path: Path) -> float:
-    """End of the last packet of any stream after the first one, in s: sound may go on after the pictures. Decodes nothing."""
-    with av.open(video.address(path)) as container:
-        packets = [(packet.pts, packet.duration or 0, packet.time_base) for packet in container.demux() if packet.pts is not None]
-    ends_s = [float((start + length) * base) for start, length, base in packets]
-    return max(ends_s) - min(float(start * base) for start, _, base in packets) if packets else 0.0
 
 
 def _last_time_s(path: Path) -> float:

@@ -77,7 +77,10 @@ def address(path: str | Path) -> str:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Open the container and decode the first frame. Raises VideoError for what is not a readable video."""
+    """Open the container and decode the first frame.
+
+    Raises VideoError for what is not a readable video; PermissionError for a file that this user may not read.
+    """
     path = Path(path)
     if printable(path) != str(path):
         raise VideoError(f"{printable(path)}: the file's name is not UTF-8, or holds a carriage return; rename it")
@@ -98,6 +101,8 @@ def probe(path: str | Path) -> VideoInfo:
             duration_s = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
             fps = float(stream.average_rate or stream.guessed_rate or 0) or 25.0  # 25: a stream without any clock
             return VideoInfo(path, *size, fps, int(stream.frames), duration_s, turned, stream.codec_context.name)
+    except av.error.PermissionError as error:
+        raise PermissionError(error.errno, "may not be read; allow it: chmod +r", str(path)) from error
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
         raise VideoError(
             f"{path}: not a video, or cut short before its index ({error}); download it again or remove it"
@@ -160,11 +165,24 @@ def read_video(
 def missing_tail(info: VideoInfo, last_s: float) -> str:
     """Why a file ends (last frame at `last_s`) before it says it does; "" when it is whole, to 2 % and 0.5 s.
 
-    Times are compared, not frame counts: AVI files count repeated frames that no decoder returns.
+    Times are compared, not frame counts: AVI files count repeated frames that no decoder returns. Sound may go on after
+    the pictures.
     """
-    if last_s < info.duration_s * 0.98 - 0.5:
+    least_s = info.duration_s * 0.98 - 0.5
+    if last_s < least_s and _end_s(info.path) < least_s:
         return f"truncated: readable to {last_s:.1f} of {info.duration_s:.1f} s; the readable part is used"
     return ""
+
+
+def _end_s(path: Path) -> float:
+    """End of the last packet of any stream after the first one, in s. Decodes nothing."""
+    first_s, last_s = np.inf, 0.0
+    with av.open(address(path)) as container:
+        for packet in _until_broken(container.demux()):
+            if packet.pts is not None:
+                start_s = float(packet.pts * packet.time_base)
+                first_s, last_s = min(first_s, start_s), max(last_s, start_s + float((packet.duration or 0) * packet.time_base))
+    return max(0.0, last_s - first_s)
 
 
 def decode_size(height: int, width: int, short_side_px: int | None) -> tuple[int, int]:
@@ -281,8 +299,8 @@ def _pyav_chunks(
         yield _upright(np.stack(frames), info.rotation_deg), np.array(times_s)
 
 
-def _until_broken(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    """A damaged tail ends the video: what was readable before it is kept, and missing_tail reports it."""
+def _until_broken(frames: Iterator) -> Iterator:
+    """Frames or packets; a damaged tail ends the video: what was readable before it is kept, and missing_tail reports it."""
     try:
         yield from frames
     except av.error.FFmpegError:

@@ -3,6 +3,7 @@
 import os
 from dataclasses import asdict
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -137,10 +138,85 @@ def test_rows_describe_the_shots(tmp_path):
 
 def test_long_video_in_flat_memory(tmp_path):
     """Blocks: a shot that is longer than the buffer is windowed, and no frame is lost or told twice."""
-    path = video.write_video(tmp_path / "long.mp4", pan(23, 260, step_px=1.0))
+    path = video.write_video(tmp_path / "long.mp4", pan(24, 260, step_px=1.0))
     found = list(curate_video(path, CurateSettings(max_frames=40)))
     covered = [n for shot in found for n in range(shot.row.start_frame, shot.row.end_frame)]
     assert covered == list(range(260)) and max(shot.row.frames for shot in found) <= 40
+
+
+def ranges_of(frames: np.ndarray, settings: CurateSettings) -> list[tuple[int, int]]:
+    """What is given out of frames that come in chunks, as frame numbers."""
+    chunks = ((frames[start : start + 64], np.arange(start, min(start + 64, len(frames))) / 20) for start in range(0, len(frames), 64))
+    return [(int(numbers[0]), int(numbers[-1]) + 1) for _, _, numbers in curation._continuous(chunks, settings)]
+
+
+def test_a_fade_in_a_video_longer_than_a_block_belongs_to_no_shot():
+    settings, black = CurateSettings(max_frames=40), np.zeros((50, 72, 128, 3), np.uint8)
+    one, other = pan(26, 60, step_px=1.0), pan(27, 200, step_px=1.0)
+    mixed = np.stack([(one[-1] * (1.0 - a) + other[0] * a).astype(np.uint8) for a in np.linspace(0, 1, 14)[1:-1]])
+    frames = np.concatenate([one, mixed, other])
+    given = ranges_of(frames, settings)
+    assert given[0][0] == 0 and given[-1][1] == len(frames)
+    lost = sorted(set(range(len(frames))) - {n for start, end in given for n in range(start, end)})
+    assert len(lost) >= 8 and set(lost) <= set(range(57, 76)), "the mixture, and nothing else"
+    given = ranges_of(np.concatenate([other[:140], black, one]), settings)
+    assert not {n for start, end in given for n in range(start, end)} & set(range(140, 190)), "no shot of black frames"
+
+
+def test_two_shots_at_the_end_of_a_block_are_both_given_out():
+    settings = CurateSettings(max_frames=40)  # a block ends at 152: both shots end in its last 32 frames
+    frames = np.concatenate([pan(28, 135, step_px=1.0), pan(29, 100, step_px=1.0)])
+    given = ranges_of(frames, settings)
+    assert [n for start, end in given for n in range(start, end)] == list(range(len(frames)))
+    assert 135 in [start for start, _ in given], "the cut"
+
+
+def test_a_clock_that_jumps_back_goes_on(tmp_path):
+    """As in MPEG streams that were joined byte by byte: no frame of the second is dropped."""
+    path = video.write_video(tmp_path / "one.ts", pan(30, 60, step_px=1.0), fps=20)
+    (tmp_path / "twice.ts").write_bytes(path.read_bytes() * 2)
+    found = list(curate_video(tmp_path / "twice.ts"))
+    assert sum(shot.row.frames for shot in found) == 120 and all(shot.row.status == "kept" for shot in found)
+    assert abs(found[-1].row.end_s - 6.0) < 0.2 and all(a.row.end_s <= b.row.start_s + 1e-3 for a, b in zip(found, found[1:]))
+
+
+def test_a_file_cut_in_half_is_told_of_with_windows_too(tmp_path):
+    whole = video.write_video(tmp_path / "whole.mkv", pan(31, 400, step_px=1.0), fps=20)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    for every_s in (0.0, 4.0):
+        settings = CurateSettings(max_frames=40, every_s=every_s)
+        reasons = {path: [s.row.reason for s in curate_video(path, settings) if s.row.status == "failed"] for path in (whole, cut)}
+        assert reasons[whole] == [] and len(reasons[cut]) == 1 and "truncated" in reasons[cut][0], every_s
+
+
+def test_sound_that_outlasts_the_pictures_is_no_truncation(tmp_path):
+    path = tmp_path / "loud.mkv"
+    with av.open(str(path), "w") as container:
+        pictures, sound = container.add_stream("libx264", rate=20), container.add_stream("aac", rate=16000)
+        pictures.width, pictures.height = 128, 72
+        for array in pan(32, 40, step_px=1.0):
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+        container.mux(pictures.encode(None))
+        for start in range(0, 6 * 16000, 1024):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, start
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    assert video.probe(path).duration_s > 5.5
+    assert [shot.row.status for shot in curate_video(path)] == ["kept"]
+
+
+def test_what_the_machine_could_not_read_is_tried_again(tmp_path, monkeypatch):
+    path = video.write_video(tmp_path / "a.mp4", pan(33, 24))
+    run = lambda: curate_videos([path], tmp_path / "out", tmp_path / "work", workers=1)
+    probe = video.probe
+    monkeypatch.setattr(video, "probe", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error", str(path))))
+    (row,) = run()
+    assert row.status == "failed" and "Input/output error" in row.reason
+    monkeypatch.setattr(video, "probe", probe)
+    (row,) = run()
+    assert row.status == "kept", "the reason was not the file's"
 
 
 def test_a_window_every_so_many_seconds(tmp_path):
