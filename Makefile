@@ -50,4 +50,5 @@ deps: install  ## write the modules that each notebook imports into dvc.yaml
 
 lock: install  ## resolve pyproject.toml anew into requirements.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
-	  --extra dev --extra baselines --extra youtube --extra cluster --extra viewer pyproject.toml --output-file requirements.lock
+	  --extra dev --extra baselines --extra youtube --extra cluster --extra datasets --extra viewer \
+	  pyproject.toml --output-file requirements.lock

@@ -2,21 +2,23 @@
 the benchmarks of scoring, training and adaptation, on tiny shots (what takes how long is not a test's matter)."""
 
 import sys
-import types
+import weakref
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.io
 import torch
 from scipy.spatial.transform import Rotation
+from test_datasets import write_sequence
 from test_distillation import made_shot
 
 from benchmarks import adaptation, score, training
 from ss3d_lib import joint
-from ss3d_lib.datasets import DatasetError, kitti, nyu, scenes, sintel, tum
+from ss3d_lib.datasets import DatasetError, kitti, nyu, open_layout, scenes, sequences, sintel, tum
 from ss3d_lib.files import read_json, write_json
 from ss3d_lib.models.depth import DepthNet
 
@@ -44,10 +46,10 @@ def shifted(x: float) -> np.ndarray:
 # --- Sintel -----------------------------------------------------------------------------------------------------
 
 
-def write_sintel(root: Path) -> None:
+def write_sintel(root: Path, frames: int = 2) -> None:
     tag = np.float32(sintel.TAG).tobytes()
     for name in sintel.SEQUENCES:
-        for frame in (1, 2):
+        for frame in range(1, frames + 1):
             write_image(root / f"training/final/{name}/frame_{frame:04d}.png")
             depth = np.tile(np.arange(20, dtype="<f4") + frame, (12, 1))
             camera = np.concatenate([[30, 0, 10, 0, 30, 6, 0, 0, 1], np.linalg.inv(shifted(frame))[:3].ravel()])
@@ -81,13 +83,17 @@ def test_sintel_names_a_foreign_and_a_short_file(tmp_path):
         next(sintel.iterate_sintel(tmp_path))
     with pytest.raises(DatasetError, match="no such folder"):
         next(sintel.iterate_sintel(tmp_path / "nowhere"))
+    for image in (tmp_path / "training/final/alley_2").iterdir():
+        image.unlink()
+    with pytest.raises(DatasetError, match="alley_2: 0 images"):
+        next(sintel.iterate_sintel(tmp_path))
 
 
 # --- TUM and Bonn -----------------------------------------------------------------------------------------------
 
 
-def write_rgbd(folder: Path, frames: int = 9) -> None:
-    """Colour every 33 ms; depth 5 ms later, missing for frame 2; poses at 100 Hz."""
+def write_rgbd(folder: Path, frames: int = 9, written=lambda pose: pose) -> None:
+    """Colour every 33 ms; depth 5 ms later, missing for frame 2; poses at 100 Hz, shifted(seconds) as `written` has them."""
     folder.mkdir(parents=True)
     colours, depths = ["# colour"], ["# depth"]
     for index in range(frames):
@@ -99,9 +105,9 @@ def write_rgbd(folder: Path, frames: int = 9) -> None:
             depths.append(f"{time_s + 0.005:.6f} depth/{time_s:.6f}.png")
     truth = ["# timestamp tx ty tz qx qy qz qw"]
     for tick in range(frames * 4):
-        x = tick / 100
-        quaternion = Rotation.from_matrix(shifted(x)[:3, :3]).as_quat()
-        truth.append(" ".join(f"{value:.9f}" for value in (100 + x, x, 0, 0, *quaternion)))
+        pose = written(shifted(tick / 100))
+        quaternion = Rotation.from_matrix(pose[:3, :3]).as_quat()
+        truth.append(" ".join(f"{value:.9f}" for value in (100 + tick / 100, *pose[:3, 3], *quaternion)))
     for name, lines in (("rgb", colours), ("depth", depths), ("groundtruth", truth)):
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
 
@@ -131,15 +137,46 @@ def test_tum_dynamics_and_bonn_find_their_sequences(tmp_path):
         list(tum.iterate_tum_dynamics(tmp_path))
 
 
+def test_bonn_gives_the_camera_though_its_file_holds_the_markers(tmp_path):
+    """The page's chain T_cam = T_ROS T T_ROS T_m, written a second time and inverted."""
+    ros = np.array([[-1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    rows = "1.0157 0.1828 -0.2389 0.0113 0.0009 -0.8431 -0.6413 -0.0098 -0.3009 0.6147 -0.8085 0.0111 0 0 0 1"
+    markers = np.array(rows.split(), float).reshape(4, 4)
+    markers[:3, :3] /= np.cbrt(np.linalg.det(markers[:3, :3]))
+    write_rgbd(tmp_path / "rgbd_bonn_balloon", written=lambda pose: np.linalg.inv(ros) @ pose @ np.linalg.inv(ros @ markers))
+    (clip,) = tum.iterate_bonn(tmp_path)
+    exact = clip.poses_c2w[[0, 2, 5]]  # frames 0, 3 and 6 are at whole ticks of the trajectory
+    np.testing.assert_allclose(exact, [shifted(x) for x in (0, 0.1, 0.2)], atol=3e-4)
+    np.testing.assert_allclose(exact[:, :3, :3] @ exact[:, :3, :3].transpose(0, 2, 1), np.tile(np.eye(3), (3, 1, 1)), atol=1e-8)
+
+
+def test_depths_that_are_listed_but_absent_are_left_out(tmp_path):
+    write_rgbd(tmp_path / "rgbd_bonn_balloon")
+    depths = sorted((tmp_path / "rgbd_bonn_balloon/depth").iterdir())
+    depths[0].unlink(), depths[4].unlink()
+    (clip,) = open_layout("bonn", tmp_path)
+    np.testing.assert_allclose(clip.depth_m[:, 1, 1], [1.1, 1.3, 1.4, 1.6, 1.7, 1.8], atol=1e-4)
+    assert np.abs(clip.frames[:, 0, 0, 0] - [10, 30, 40, 60, 70, 80.0]).max() <= 1
+    for path in depths[1:4] + depths[5:]:
+        path.unlink()
+    with pytest.raises(DatasetError, match="rgbd_bonn_balloon: 0 frames have a depth and a pose"):
+        next(open_layout("bonn", tmp_path))
+
+
 # --- 7-Scenes and ScanNet ---------------------------------------------------------------------------------------
 
 
-def test_seven_scenes(tmp_path):
-    folder = tmp_path / "chess" / "seq-01"
-    for index in range(2):
+def write_seven_scenes(root: Path, frames: int = 2) -> Path:
+    folder = root / "chess" / "seq-01"
+    for index in range(frames):
         write_image(folder / f"frame-{index:06d}.color.png")
         write_depth(folder / f"frame-{index:06d}.depth.png", 65.535 if index else 2.0, 1000)
         np.savetxt(folder / f"frame-{index:06d}.pose.txt", shifted(index))
+    return folder
+
+
+def test_seven_scenes(tmp_path):
+    folder = write_seven_scenes(tmp_path)
     (clip,) = scenes.iterate_seven_scenes(tmp_path)
     assert clip.name == "chess_seq-01" and clip.depth_m[0, 1, 1] == 2 and clip.depth_m[1].max() == 0
     np.testing.assert_allclose(clip.poses_c2w[1], shifted(1))
@@ -148,8 +185,9 @@ def test_seven_scenes(tmp_path):
         next(scenes.iterate_seven_scenes(tmp_path))
 
 
-def test_scannet_leaves_out_lost_poses_and_takes_the_depth_size(tmp_path):
-    folder = tmp_path / "scene0000_00"
+def write_scannet(root: Path) -> Path:
+    """Frames 0, 1, 2 and 10, the pose of 1 lost; colours of twice the depths' size."""
+    folder = root / "scene0000_00"
     (folder / "intrinsic").mkdir(parents=True)
     np.savetxt(folder / "intrinsic/intrinsic_depth.txt", np.diag([15.0, 15, 1, 1]))
     (folder / "pose").mkdir()
@@ -157,9 +195,31 @@ def test_scannet_leaves_out_lost_poses_and_takes_the_depth_size(tmp_path):
         write_image(folder / f"color/{index}.jpg", size=(24, 40))
         write_depth(folder / f"depth/{index}.png", 1 + index, 1000)
         np.savetxt(folder / f"pose/{index}.txt", np.full((4, 4), -np.inf) if index == 1 else shifted(index))
+    return folder
+
+
+def test_scannet_leaves_out_lost_poses_and_takes_the_depth_size(tmp_path):
+    write_scannet(tmp_path)
     (clip,) = scenes.iterate_scannet(tmp_path)
     assert clip.frames.shape == (3, *SIZE, 3) and clip.focal_px == 15
     assert clip.depth_m[:, 1, 1].tolist() == [1, 3, 11], "frames go by number, not by the alphabet"
+    np.testing.assert_allclose(clip.poses_c2w, [shifted(index) for index in (0, 2, 10)], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "spoil, said",
+    [
+        (lambda path: path.unlink(), "missing"),
+        (lambda path: path.write_text("hello\n"), "not a table of numbers"),
+        (lambda path: path.write_text(""), "not a table of numbers"),
+        (lambda path: path.write_text("1 0 0\n0 1 0\n"), "need 4 rows of 4"),
+        (lambda path: np.savetxt(path, 1.1 * np.eye(4)), "no camera pose"),
+    ],
+)
+def test_scannet_names_a_pose_that_is_none(tmp_path, spoil, said):
+    spoil(write_scannet(tmp_path) / "pose/2.txt")
+    with pytest.raises(DatasetError, match=f"2.txt.*{said}"):
+        next(scenes.iterate_scannet(tmp_path))
 
 
 # --- KITTI ------------------------------------------------------------------------------------------------------
@@ -202,6 +262,15 @@ def test_kitti_improved_truth_leaves_out_lines_without_it(tmp_path):
     assert clip.depth_m[0, 3, 3] == 7.5 and clip.depth_frames.tolist() == [0] and len(clip.frames) == 3
 
 
+def test_the_frame_with_depth_is_kept_by_a_limit(tmp_path):
+    expected = write_kitti(tmp_path)
+    (tmp_path / "split.txt").rename(tmp_path / "eigen_test_files.txt")
+    for most, depth_frame in ((2, 1), (3, 1), (4, 2), (9, 2)):
+        (clip,) = open_layout("kitti_eigen", tmp_path, most)
+        assert len(clip.frames) == min(most, 5) and clip.depth_frames.tolist() == [depth_frame]
+        np.testing.assert_allclose(clip.depth_m[0], expected)
+
+
 def test_kitti_names_what_is_missing(tmp_path):
     write_kitti(tmp_path)
     (tmp_path / DRIVE / "velodyne_points/data/0000000002.bin").unlink()
@@ -212,12 +281,16 @@ def test_kitti_names_what_is_missing(tmp_path):
         next(kitti.iterate_kitti_eigen(tmp_path, tmp_path / "split.txt"))
 
 
+def write_odometry(root: Path, name: str = "09", frames: int = 2) -> None:
+    for index in range(frames):
+        write_image(root / f"sequences/{name}/image_2/{index:06d}.png")
+    (root / f"sequences/{name}/calib.txt").write_text("P0: 10 0 10 0 0 10 6 0 0 0 1 0\nP2: 10 0 10 5 0 10 6 0 0 0 1 0\n")
+    (root / "poses").mkdir(exist_ok=True)
+    np.savetxt(root / f"poses/{name}.txt", np.stack([shifted(3 * x)[:3].ravel() for x in range(frames)]))
+
+
 def test_kitti_odometry_moves_the_poses_to_the_colour_camera(tmp_path):
-    for index in range(2):
-        write_image(tmp_path / f"sequences/09/image_2/{index:06d}.png")
-    (tmp_path / "sequences/09/calib.txt").write_text("P0: 10 0 10 0 0 10 6 0 0 0 1 0\nP2: 10 0 10 5 0 10 6 0 0 0 1 0\n")
-    (tmp_path / "poses").mkdir()
-    np.savetxt(tmp_path / "poses/09.txt", np.stack([shifted(x)[:3].ravel() for x in (0, 3)]))
+    write_odometry(tmp_path)
     (clip,) = kitti.iterate_kitti_odometry(tmp_path, ("09",))
     # P2's last column is fx * 0.5: the colour camera stands half a metre to the left of the grey one
     np.testing.assert_allclose(clip.poses_c2w[0][:3, 3], [-0.5, 0, 0])
@@ -229,26 +302,109 @@ def test_kitti_odometry_moves_the_poses_to_the_colour_camera(tmp_path):
 # --- NYU --------------------------------------------------------------------------------------------------------
 
 
-def test_nyu_reads_matlab_order_and_counting(tmp_path, monkeypatch):
-    """h5py is not a dependency: a stand-in serves the arrays in the file's own order, columns first."""
+def write_nyu(root: Path, chosen: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Three pictures as Matlab lies on disk: (N, 3, W, H) and (N, W, H). chosen: numbers of the test pictures, from 1."""
     images = np.arange(3 * 3 * 20 * 12, dtype=np.uint8).reshape(3, 3, 20, 12)
     depths = np.arange(3 * 20 * 12, dtype=np.float32).reshape(3, 20, 12) / 100
+    with h5py.File(root / "nyu_depth_v2_labeled.mat", "w", userblock_size=512) as file:  # Matlab's own header lies there
+        file["images"], file["depths"] = images, depths
+    scipy.io.savemat(root / "splits.mat", {"testNdxs": np.array(chosen).reshape(-1, 1)})
+    return images, depths
 
-    class File(dict):
-        def __init__(self, path, mode):
-            super().__init__(images=images, depths=depths)
 
-        __enter__, __exit__ = (lambda self: self), (lambda self, *_: None)
-
-    monkeypatch.setitem(sys.modules, "h5py", types.SimpleNamespace(File=File))
+def test_nyu_reads_matlab_order_and_counting(tmp_path):
     with pytest.raises(DatasetError, match="nyu_depth_v2_labeled.mat: missing"):
         next(nyu.iterate_nyu(tmp_path))
-    (tmp_path / "nyu_depth_v2_labeled.mat").write_bytes(b"")
-    scipy.io.savemat(tmp_path / "splits.mat", {"testNdxs": np.array([[1], [3]])})
+    images, depths = write_nyu(tmp_path, [1, 3])
     first, second = nyu.iterate_nyu(tmp_path)
     assert (first.name, second.name) == ("nyu_0000", "nyu_0002") and first.crop == "eigen_nyu"
     assert second.frames.shape == (2, 12, 20, 3) and second.depth_m.shape == (1, 12, 20)
     assert second.depth_m[0, 5, 7] == depths[2, 7, 5] and second.frames[1, 5, 7, 2] == images[2, 2, 7, 5]
+    assert [len(clip.frames) for clip in open_layout("nyu", tmp_path, 3)] == [2, 2]
+
+
+def test_nyu_names_the_extra_that_it_needs(tmp_path, monkeypatch):
+    write_nyu(tmp_path, [1])
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(DatasetError, match=r"nyu_depth_v2_labeled.mat is an HDF5 file: pip install -e '\.\[datasets\]'"):
+        next(nyu.iterate_nyu(tmp_path))
+
+
+# --- all layouts ------------------------------------------------------------------------------------------------
+
+
+def write_both_odometries(root: Path) -> None:
+    write_odometry(root, "09", 3), write_odometry(root, "10", 4)
+
+
+def write_eigen(root: Path) -> None:
+    write_kitti(root)
+    (root / "split.txt").rename(root / "eigen_test_files.txt")
+
+
+LONG = {
+    "sequences": (sequences, lambda root: write_sequence(root / "office")),
+    "bonn": (tum, lambda root: write_rgbd(root / "rgbd_bonn_balloon")),
+    "kitti_eigen": (kitti, write_eigen),
+    "kitti_odometry": (kitti, write_both_odometries),
+    "scannet": (scenes, write_scannet),
+    "seven_scenes": (scenes, lambda root: write_seven_scenes(root, 3)),
+    "sintel": (sintel, lambda root: write_sintel(root, 3)),
+    "tum_dynamics": (tum, lambda root: [write_rgbd(root / name) for name in tum.DYNAMIC]),
+}
+"""Layouts with sequences of three frames or more: where they are read, and who writes a tiny copy."""
+
+
+@pytest.mark.parametrize("layout", LONG)
+def test_a_limit_stops_the_reading(tmp_path, monkeypatch, layout):
+    module, write = LONG[layout]
+    write(tmp_path)
+    read, plain = [], sequences.read_rgb
+    monkeypatch.setattr(module, "read_rgb", lambda path: read.append(path) or plain(path))
+    whole, count = list(open_layout(layout, tmp_path)), len(read)
+    assert count == sum(len(clip.frames) for clip in whole) and all(len(clip.frames) > 2 for clip in whole)
+    read.clear()
+    for full, clip in zip(whole, open_layout(layout, tmp_path, 2), strict=True):
+        assert len(clip.frames) == len(clip.intrinsics) == len(read) == 2, "more was read than asked for"
+        if clip.poses_c2w is not None:
+            np.testing.assert_array_equal(clip.poses_c2w, full.poses_c2w[:2])
+        if clip.depth_m is not None:
+            assert len(clip.depth_m) == len(clip.depth_frames) and clip.depth_frames.max() < 2
+        read.clear()
+
+
+@pytest.mark.parametrize("layout", LONG)
+def test_only_one_picture_is_held_beside_the_stack(tmp_path, monkeypatch, layout):
+    module, write = LONG[layout]
+    write(tmp_path)
+    held, plain = [], sequences.read_rgb
+
+    def watched(path):
+        assert sum(image() is not None for image in held) <= 1
+        image = plain(path)
+        held.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr(module, "read_rgb", watched)
+    assert all(len(clip.frames) > 2 for clip in open_layout(layout, tmp_path)) and held
+
+
+@pytest.mark.parametrize(
+    "layout, write, sought",
+    [
+        ("bonn", lambda root: write_rgbd(root / "balloon"), "rgbd_bonn_NAME/"),
+        ("kitti_eigen", lambda root: (root / "eigen_test_files.txt").write_text("\n"), "the lines of eigen_test_files.txt"),
+        ("kitti_eigen", lambda root: [write_eigen(root), (root / "improved").mkdir()], "that have a ground truth"),
+        ("nyu", lambda root: write_nyu(root, []), "the pictures that splits.mat numbers"),
+        ("scannet", lambda root: write_scannet(root / "scans").rename(root / "one"), "sceneNNNN_NN/"),
+        ("seven_scenes", lambda root: write_seven_scenes(root / "7scenes"), "SCENE/seq-NN/"),
+    ],
+)
+def test_a_folder_that_holds_nothing_of_the_layout_is_an_error(tmp_path, layout, write, sought):
+    write(tmp_path)
+    with pytest.raises(DatasetError) as caught:
+        list(open_layout(layout, tmp_path))
+    assert all(part in str(caught.value) for part in (str(tmp_path), f"the layout {layout} ", sought))
 
 
 # --- what scoring costs -----------------------------------------------------------------------------------------

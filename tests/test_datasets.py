@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ss3d_lib import datasets
+from ss3d_lib import datasets, graph
 from ss3d_lib.datasets import embedded, sequences
 from ss3d_lib.datasets.clip import intrinsic_matrices
 from ss3d_lib.video import write_video
@@ -110,6 +110,12 @@ def test_a_sequence_with_some_depths(tmp_path):
     np.testing.assert_allclose(clip.intrinsics[0], intrinsic_matrices(np.array([[20, 21, 7.5, 5.5]]))[0])
 
 
+def test_the_head_of_a_sequence_has_the_truth_of_its_frames(tmp_path):
+    write_sequence(tmp_path / "office")
+    head = datasets.load_sequence(tmp_path / "office", 2)
+    assert len(head.frames) == len(head.poses_c2w) == len(head.intrinsics) == 2 and head.depth_frames.tolist() == [0]
+
+
 @pytest.mark.parametrize(
     "name, spoil, message",
     [
@@ -119,6 +125,7 @@ def test_a_sequence_with_some_depths(tmp_path):
         ("poses_c2w.txt", lambda path: np.savetxt(path, np.loadtxt(path) * 1.1), "is no camera pose"),
         ("poses_c2w.txt", lambda path: np.savetxt(path, np.loadtxt(path).reshape(3, 4, 4).transpose(0, 2, 1).reshape(3, 16)), "matrix 1 is no"),
         ("rgb/000001.jpg", lambda path: path.write_text("hello"), "cannot be read as an image"),
+        ("rgb/000001.jpg", lambda path: cv2.imwrite(str(path), np.zeros((6, 8, 3), np.uint8)), "bring them to one size"),
         ("depth/000002.png", lambda path: path.write_bytes(b""), "need a uint16 png"),
     ],
 )
@@ -148,6 +155,13 @@ def test_an_absent_set_says_what_to_do(tmp_path):
         next(iter(embedded.iterate_embedded(tmp_path, "test")))
     with pytest.raises(datasets.DatasetError, match="no NAME/rgb"):
         sequences.find_sequences(tmp_path)
+
+
+def test_evaluation_depends_on_no_adapter_of_a_public_set():
+    """Else a mend of one of them would put every stage that evaluates out of date."""
+    adapters = {place.partition(":")[0] for place, _ in datasets.LAYOUTS.values()}
+    used = {path.stem for path in graph.transitive_modules(Path("ss3d_lib/evaluate.py")) if path.parts[1] == "datasets"}
+    assert used & adapters == {"sequences"} and len(adapters) > 4
 
 
 def test_a_truth_without_a_key_is_named(tmp_path):

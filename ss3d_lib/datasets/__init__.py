@@ -1,9 +1,9 @@
 """Evaluation sets: one adapter per on-disk layout, each giving `EvalClip`s. They know nothing of models or metrics."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
-from ss3d_lib.datasets import kitti, nyu, scenes, sintel, tum
 from ss3d_lib.datasets.clip import DatasetError, EvalClip
 from ss3d_lib.datasets.embedded import iterate_embedded
 from ss3d_lib.datasets.sequences import find_sequences, iterate_sequences, load_sequence
@@ -17,28 +17,42 @@ __all__ = [
     "iterate_embedded",
     "iterate_sequences",
     "load_sequence",
+    "open_layout",
     "open_set",
 ]
 
 
-def _kitti_eigen(root: Path) -> Iterator[EvalClip]:
-    improved = root / "improved"
-    return kitti.iterate_kitti_eigen(root, root / "eigen_test_files.txt", improved if improved.is_dir() else None)
-
-
-LAYOUTS: dict[str, Callable[[Path], Iterator[EvalClip]]] = {
-    "sequences": iterate_sequences,
-    "bonn": tum.iterate_bonn,
-    "kitti_eigen": _kitti_eigen,
-    "kitti_odometry": kitti.iterate_kitti_odometry,
-    "nyu": nyu.iterate_nyu,
-    "scannet": scenes.iterate_scannet,
-    "seven_scenes": scenes.iterate_seven_scenes,
-    "sintel": sintel.iterate_sintel,
-    "tum_dynamics": tum.iterate_tum_dynamics,
+LAYOUTS: dict[str, tuple[str, str]] = {
+    "sequences": ("sequences:iterate_sequences", "NAME/rgb/"),
+    "bonn": ("tum:iterate_bonn", "rgbd_bonn_NAME/"),
+    "kitti_eigen": ("kitti:iterate_eigen_folder", "the lines of eigen_test_files.txt that have a ground truth"),
+    "kitti_odometry": ("kitti:iterate_kitti_odometry", "sequences/09 and sequences/10"),
+    "nyu": ("nyu:iterate_nyu", "the pictures that splits.mat numbers"),
+    "scannet": ("scenes:iterate_scannet", "sceneNNNN_NN/"),
+    "seven_scenes": ("scenes:iterate_seven_scenes", "SCENE/seq-NN/"),
+    "sintel": ("sintel:iterate_sintel", "training/"),
+    "tum_dynamics": ("tum:iterate_tum_dynamics", "rgbd_dataset_freiburg3_NAME/"),
 }
-"""Folder layouts by name; each adapter's module says where to get the set, its licence and its files. For kitti_eigen
-the folder holds the raw days, `eigen_test_files.txt` and, where one has it, the improved ground truth in `improved/`."""
+"""{layout: (module:iterator of its adapter, what that looks for in the folder)}. Each adapter's module says where to get
+the set, its licence and its files. An iterator takes the folder and `most`, how many frames of a sequence it reads."""
+
+
+def open_layout(name: str, root: str | Path, most: int = 0) -> Iterator[EvalClip]:
+    """The clips of a folder in the layout of that name. Raises DatasetError if it holds none, or as its adapter says.
+
+    most: read only so many frames of each sequence; 0: as many as the set's protocol takes, or all.
+    """
+    place, sought = LAYOUTS[name]
+    module, iterator = place.split(":")
+    # By name, not by an import that ss3d_lib.graph would see: the stages, which open none of these sets, would depend on
+    # every adapter, and a mend of one would evaluate everything anew.
+    iterate = getattr(import_module(f"{__name__}.{module}"), iterator)
+    found = False
+    for clip in iterate(root, most=most) if most else iterate(root):
+        found = True
+        yield clip
+    if not found:
+        raise DatasetError(f"{root}: nothing of the layout {name} in it, looked for {sought}: give the folder that holds that")
 
 
 def _place(name: str, data: str | Path, sequences: str | Path) -> Path:

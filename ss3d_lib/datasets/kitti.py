@@ -6,7 +6,9 @@ https://www.cvlibs.net/datasets/kitti (CC BY-NC-SA 3.0). Layout:
     IMPROVED/{train,val}/2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02/0000000069.png
     ODOMETRY/{sequences/09/image_2/000000.png,sequences/09/calib.txt,poses/09.txt}
 The split is a text file of lines "2011_09_26/2011_09_26_drive_0002_sync 0000000069 l" (697 in Eigen's list; 652 of
-them have improved ground truth).
+them have improved ground truth). Monodepth2 keeps Eigen's list in that form: github.com/nianticlabs/monodepth2,
+splits/eigen/test_files.txt. `--layout kitti_eigen` reads it as RAW/eigen_test_files.txt, and takes IMPROVED to be
+RAW/improved.
 """
 
 from collections.abc import Iterator
@@ -15,17 +17,29 @@ from pathlib import Path
 import numpy as np
 
 from ss3d_lib.datasets.clip import DatasetError, EvalClip
-from ss3d_lib.datasets.sequences import need_folder, read_depth_png, read_matrix, read_rgb
+from ss3d_lib.datasets.sequences import find_images, need_folder, read_all, read_depth_png, read_matrix, read_rgb
 
 PER_METRE = 256.0  # of the improved ground truth
 
 
+def iterate_eigen_folder(root: str | Path, most: int = 0) -> Iterator[EvalClip]:
+    """The test split of one folder: the raw days, eigen_test_files.txt and, where one has it, improved/."""
+    split, improved = Path(root) / "eigen_test_files.txt", Path(root) / "improved"
+    yield from iterate_kitti_eigen(root, split, improved if improved.is_dir() else None, most=most)
+
+
 def iterate_kitti_eigen(
-    raw: str | Path, split: str | Path, improved: str | Path | None = None, crop: str = "garg", reach: int = 2
+    raw: str | Path,
+    split: str | Path,
+    improved: str | Path | None = None,
+    crop: str = "garg",
+    reach: int = 2,
+    most: int = 0,
 ) -> Iterator[EvalClip]:
     """One clip per line of the split: its frame with depth, and up to `reach` neighbours on either side.
 
     improved: the folder of the improved ground truth; lines without it are left out. None: projected raw LiDAR.
+    most: the `most` frames nearest to that of the line; 0: all.
     """
     for number, line in enumerate(read_lines(Path(split))):
         drive, frame, side = line
@@ -34,16 +48,17 @@ def iterate_kitti_eigen(
         near = [i for i in range(index - reach, index + reach + 1) if (folder / f"{i:010d}.png").is_file()]
         if index not in near:
             raise DatasetError(f"{folder / f'{index:010d}.png'}: missing; line {number + 1} of {split} needs it")
-        frames = np.stack([read_rgb(folder / f"{i:010d}.png") for i in near])
+        path = improved_path(Path(improved), drive, index, folder.parent.name) if improved else None
+        if improved and path is None:
+            continue
+        near = sorted(sorted(near, key=lambda i: abs(i - index))[: most or None])
+        frames = read_all([folder / f"{i:010d}.png" for i in near], read_rgb)
         calibration = read_calibration(Path(raw) / drive.split("/")[0] / "calib_cam_to_cam.txt")
         projection = calibration[f"P_rect_{folder.parent.name[-2:]}"].reshape(3, 4)
-        if improved is None:
-            depth_m = lidar_depth(Path(raw) / drive, index, projection, calibration, frames.shape[1:3])
-        else:
-            path = improved_path(Path(improved), drive, index, folder.parent.name)
-            if path is None:
-                continue
+        if path:
             depth_m = read_depth_png(path, PER_METRE)
+        else:
+            depth_m = lidar_depth(Path(raw) / drive, index, projection, calibration, frames.shape[1:3])
         yield EvalClip(
             name=f"{Path(drive).name}_{index:010d}",
             frames=frames,
@@ -55,22 +70,25 @@ def iterate_kitti_eigen(
         )
 
 
-def iterate_kitti_odometry(root: str | Path, names: tuple[str, ...] = ("09", "10")) -> Iterator[EvalClip]:
-    """Whole odometry sequences of the left colour camera, with its own poses."""
+def iterate_kitti_odometry(
+    root: str | Path, names: tuple[str, ...] = ("09", "10"), most: int = 0
+) -> Iterator[EvalClip]:
+    """The first `most` frames (0: all) of odometry sequences of the left colour camera, with its own poses."""
     for name in names:
         folder = need_folder(Path(root) / "sequences" / name, "a sequence of KITTI odometry")
-        images = sorted((folder / "image_2").glob("*.png"))
+        images = find_images(folder / "image_2")
         projection = read_calibration(folder / "calib.txt")["P2"].reshape(3, 4)
         grey_c2w = np.tile(np.eye(4), (len(images), 1, 1))
         grey_c2w[:, :3] = read_matrix(Path(root) / "poses" / f"{name}.txt", (len(images), 12)).reshape(-1, 3, 4)
         # The file holds the left grey camera; the colour camera stands beside it in the same rectified axes.
         colour_from_grey = np.eye(4)
         colour_from_grey[:3, 3] = np.linalg.inv(projection[:, :3]) @ projection[:, 3]
+        frames = read_all(images[: most or None], read_rgb)
         yield EvalClip(
             name=f"kitti_{name}",
-            frames=np.stack([read_rgb(image) for image in images]),
-            intrinsics=np.repeat(projection[None, :, :3], len(images), axis=0),
-            poses_c2w=grey_c2w @ np.linalg.inv(colour_from_grey),
+            frames=frames,
+            intrinsics=np.repeat(projection[None, :, :3], len(frames), axis=0),
+            poses_c2w=grey_c2w[: len(frames)] @ np.linalg.inv(colour_from_grey),
             domain="kitti",
         )
 

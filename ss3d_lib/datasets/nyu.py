@@ -1,7 +1,7 @@
 """NYU Depth v2, the labelled images: 654 test pictures, Eigen's crop, capped at 10 m.
 
 https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html (research). ROOT/nyu_depth_v2_labeled.mat (HDF5, needs the
-package h5py) and ROOT/splits.mat (testNdxs). The pictures stand alone: each is given as a clip of two equal frames, so
+extra `datasets`) and ROOT/splits.mat (testNdxs). The pictures stand alone: each is given as a clip of two equal frames, so
 that a clip network must fall back on what one image shows.
 """
 
@@ -17,8 +17,11 @@ CAMERA = (518.857901, 519.469611, 325.582449, 253.736166)  # fx fy cx cy of the 
 MAX_DEPTH_M = 10.0
 
 
-def iterate_nyu(root: str | Path) -> Iterator[EvalClip]:
-    """The test pictures of the split, in order. Raises DatasetError for a missing file or package."""
+def iterate_nyu(root: str | Path, most: int = 0) -> Iterator[EvalClip]:
+    """The test pictures of the split, in order, two frames each whatever `most` is.
+
+    Raises DatasetError for a missing file or package.
+    """
     labelled, splits = Path(root) / "nyu_depth_v2_labeled.mat", Path(root) / "splits.mat"
     for path in (labelled, splits):
         if not path.is_file():
@@ -26,7 +29,7 @@ def iterate_nyu(root: str | Path) -> Iterator[EvalClip]:
     try:
         import h5py
     except ImportError as error:
-        raise DatasetError(f"{labelled} is an HDF5 file: install the package h5py to read it") from error
+        raise DatasetError(f"{labelled} is an HDF5 file: pip install -e '.[datasets]' to read it") from error
     chosen = scipy.io.loadmat(splits)["testNdxs"].ravel() - 1  # Matlab counts from 1
     with h5py.File(labelled, "r") as file:
         for index in chosen:

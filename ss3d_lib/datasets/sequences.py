@@ -7,7 +7,8 @@ Layout of one sequence (the generic "images + depth + poses" folder; convert you
     NAME/poses_c2w.txt      optional: a row-major 4x4 camera-to-world matrix a line, metres, OpenCV axes
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -26,23 +27,25 @@ def find_sequences(folder: str | Path) -> list[Path]:
     return found
 
 
-def iterate_sequences(folder: str | Path) -> Iterator[EvalClip]:
-    """Every sequence below `folder`, one in memory at a time."""
+def iterate_sequences(folder: str | Path, most: int = 0) -> Iterator[EvalClip]:
+    """Every sequence below `folder`, the first `most` frames of each (0: all), one in memory at a time."""
     for path in find_sequences(folder):
-        yield load_sequence(path)
+        yield load_sequence(path, most)
 
 
-def load_sequence(folder: str | Path) -> EvalClip:
-    """One sequence with the truth it has. Raises DatasetError naming the file that is missing or malformed."""
+def load_sequence(folder: str | Path, most: int = 0) -> EvalClip:
+    """The first `most` frames (0: all) of a sequence with the truth it has.
+
+    Raises DatasetError naming the file that is missing or malformed.
+    """
     folder = Path(folder)
-    images = sorted(path for path in (folder / "rgb").glob("*") if path.suffix.lower() in SUFFIXES)
-    if len(images) < 2:
-        raise DatasetError(f"{folder / 'rgb'}: {len(images)} images; a sequence needs at least two jpg or png files")
-    frames = np.stack([read_rgb(path) for path in images])
+    images = find_images(folder / "rgb")
     intrinsics = read_matrix(folder / "intrinsics.txt", (3, 3))
     poses = None
     if (folder / "poses_c2w.txt").exists():
-        poses = read_poses(folder / "poses_c2w.txt", (len(images), 16))
+        poses = read_poses(folder / "poses_c2w.txt", (len(images), 16))[: most or None]
+    images = images[: most or None]
+    frames = read_all(images, read_rgb)
     depth_m, depth_frames = read_depths(folder / "depth", images, frames.shape[1:3])
     return EvalClip(
         name=folder.name,
@@ -52,6 +55,30 @@ def load_sequence(folder: str | Path) -> EvalClip:
         depth_m=depth_m,
         depth_frames=depth_frames,
     )
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The jpg and png files of a folder, in order. Raises DatasetError where there are fewer than two."""
+    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    if len(images) < 2:
+        raise DatasetError(f"{folder}: {len(images)} images; a sequence needs at least two jpg or png files")
+    return images
+
+
+def read_all(paths: Sequence[Path], read: Callable[[Path], np.ndarray]) -> np.ndarray:
+    """read(path) of one path or more, stacked: (T, ...). Raises DatasetError for a file that is not of the first's size.
+
+    The stack is filled as the files are read: a list of a long sequence beside it would be twice the memory.
+    """
+    stack = None
+    for index, path in enumerate(paths):
+        image = read(path)
+        if stack is None:
+            stack = np.empty((len(paths), *image.shape), image.dtype)
+        if image.shape != stack.shape[1:]:
+            raise DatasetError(f"{path}: is {image.shape} but {paths[0].name} {stack.shape[1:]}; bring them to one size")
+        stack[index] = image
+    return stack
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -91,30 +118,45 @@ def need_folder(path: Path, what: str) -> Path:
     return path
 
 
-def read_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """A text matrix of exactly `shape`, float64, finite. Raises DatasetError naming the file otherwise."""
+def read_table(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A text matrix of exactly `shape`, float64; inf and nan are numbers here. Raises DatasetError naming the file otherwise."""
     if not path.exists():
         raise DatasetError(f"{path}: missing; the set's layout needs it")
     try:
-        matrix = np.loadtxt(path, ndmin=2)
-    except ValueError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # of an empty file numpy only warns
+            matrix = np.loadtxt(path, ndmin=2)
+    except (ValueError, UserWarning) as error:
         raise DatasetError(f"{path}: not a table of numbers ({error})") from error
-    if matrix.shape != shape or not np.isfinite(matrix).all():
-        raise DatasetError(f"{path}: need {shape[0]} rows of {shape[1]} finite numbers, found {matrix.shape}")
+    if matrix.shape != shape:
+        raise DatasetError(f"{path}: need {shape[0]} rows of {shape[1]} numbers, found {matrix.shape}")
+    return matrix
+
+
+def read_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A text matrix of exactly `shape`, float64, finite. Raises DatasetError naming the file otherwise."""
+    matrix = read_table(path, shape)
+    if not np.isfinite(matrix).all():
+        raise DatasetError(f"{path}: need {shape[0]} rows of {shape[1]} finite numbers, found inf or nan")
     return matrix
 
 
 def read_poses(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """(N, 4, 4) poses of a text matrix of `shape`, their rotations made exact: some sets round them, 7-Scenes to 1e-4.
+    """(N, 4, 4) poses of a text matrix of `shape`. Raises DatasetError naming the file where they are none."""
+    return exact_poses(path, read_matrix(path, shape).reshape(-1, 4, 4))
 
-    Raises DatasetError naming the file where a matrix is farther than 0.01 from a rigid motion.
+
+def exact_poses(path: Path, poses: np.ndarray) -> np.ndarray:
+    """(N, 4, 4) finite poses with their rotations made exact: some sets round them, 7-Scenes to 1e-4.
+
+    Raises DatasetError naming the file, `path`, where a matrix is farther than 0.01 from a rigid motion.
     """
-    poses = read_matrix(path, shape).reshape(-1, 4, 4)
     left, scales, right = np.linalg.svd(poses[:, :3, :3])
     rotations = left @ right
     mirrored = np.linalg.det(rotations) < 0
     wrong = mirrored | (np.abs(scales - 1) > 0.01).any(axis=1) | (np.abs(poses[:, 3] - [0, 0, 0, 1]) > 1e-6).any(axis=1)
     if wrong.any():
         raise DatasetError(f"{path}: matrix {int(wrong.argmax())} is no camera pose; need rows of R t over 0 0 0 1, in metres")
+    poses = poses.copy()
     poses[:, :3, :3] = rotations
     return poses

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ss3d_lib.datasets.clip import DatasetError, EvalClip
-from ss3d_lib.datasets.sequences import need_folder, read_rgb
+from ss3d_lib.datasets.sequences import find_images, need_folder, read_all, read_rgb
 
 SEQUENCES = (
     "alley_2", "ambush_4", "ambush_5", "ambush_6", "cave_2", "cave_4", "market_2", "market_5", "market_6", "shaman_3",
@@ -23,18 +23,18 @@ TAG = 202021.25  # first float of every .dpt and .cam file, "PIEH"
 MAX_DEPTH_M = 70.0
 
 
-def iterate_sintel(root: str | Path, render_pass: str = "final") -> Iterator[EvalClip]:
-    """The 14 sequences, each a clip. render_pass: "final" (blur, fog) or "clean"."""
+def iterate_sintel(root: str | Path, render_pass: str = "final", most: int = 0) -> Iterator[EvalClip]:
+    """The 14 sequences, each a clip of its first `most` frames (0: all). render_pass: "final" (blur, fog) or "clean"."""
     training = need_folder(Path(root) / "training", "the folder of Sintel that holds final/, depth/ and camdata_left/")
     for name in SEQUENCES:
-        images = sorted(need_folder(training / render_pass / name, "a Sintel sequence").glob("frame_*.png"))
+        images = find_images(need_folder(training / render_pass / name, "a Sintel sequence"))[: most or None]
         cameras = [read_camera(training / "camdata_left" / name / f"{image.stem}.cam") for image in images]
         yield EvalClip(
             name=name,
-            frames=np.stack([read_rgb(image) for image in images]),
+            frames=read_all(images, read_rgb),
             intrinsics=np.stack([intrinsics for intrinsics, _ in cameras]),
             poses_c2w=np.stack([np.linalg.inv(pose) for _, pose in cameras]),
-            depth_m=np.stack([read_depth(training / "depth" / name / f"{image.stem}.dpt") for image in images]),
+            depth_m=read_all([training / "depth" / name / f"{image.stem}.dpt" for image in images], read_depth),
             depth_frames=np.arange(len(images)),
             domain="sintel",
             max_depth_m=MAX_DEPTH_M,

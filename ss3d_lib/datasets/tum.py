@@ -1,18 +1,21 @@
 """TUM RGB-D and its Bonn cousin: lists of timestamps, depth in PNG at 5000 a metre, a motion-capture trajectory.
 
 TUM: https://cvg.cit.tum.de/data/datasets/rgbd-dataset (CC BY 4.0), rgbd_dataset_freiburgN_NAME.tgz unpacked in ROOT.
-Bonn RGB-D Dynamic: https://www.ipb.uni-bonn.de/data/rgbd-dynamic-dataset (research), rgbd_bonn_NAME.zip in ROOT.
+Bonn RGB-D Dynamic: https://www.ipb.uni-bonn.de/data/rgbd-dynamic-dataset (research), rgbd_bonn_NAME.zip in ROOT. Its
+trajectory is that of the markers on the camera, see `bonn_cameras`.
 Layout of both: ROOT/SEQUENCE/{rgb.txt,depth.txt,groundtruth.txt,rgb/,depth/}.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy.linalg import polar
 from scipy.spatial.transform import Rotation
 
 from ss3d_lib.datasets.clip import DatasetError, EvalClip, intrinsic_matrices
-from ss3d_lib.datasets.sequences import need_folder, read_depth_png, read_rgb
+from ss3d_lib.datasets.sequences import need_folder, read_all, read_depth_png, read_rgb
 
 CAMERAS = {
     "freiburg1": (517.3, 516.5, 318.6, 255.3),
@@ -29,30 +32,56 @@ DYNAMIC = tuple(
 )
 """The 8 sequences of the TUM-dynamics protocol: every 3rd frame, the first 90 of those."""
 
+BONN_WORLD = np.array([[-1.0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+BONN_MARKERS = np.array(
+    [
+        [1.0157, 0.1828, -0.2389, 0.0113],
+        [0.0009, -0.8431, -0.6413, -0.0098],
+        [-0.3009, 0.6147, -0.8085, 0.0111],
+        [0, 0, 0, 1],
+    ]
+)
+"""T_ROS and T_m of the set's page: the axes of motion capture, and the camera in the frame of its markers."""
+
 PER_METRE = 5000.0
 MAX_GAP_S = 0.02
 
 
 def iterate_tum_dynamics(root: str | Path, step: int = 3, most: int = 90) -> Iterator[EvalClip]:
-    """The 8 dynamic sequences, thinned as in the published protocol (Zhang et al. 2024, MonST3R)."""
+    """The 8 dynamic sequences, thinned as in the published protocol (Zhang et al. 2024, MonST3R). most 0: all frames."""
     for name in DYNAMIC:
         yield load_rgbd(Path(root) / name, CAMERAS["freiburg3"], "tum", step, most)
 
 
 def iterate_bonn(root: str | Path, step: int = 1, most: int = 110) -> Iterator[EvalClip]:
-    """Every rgbd_bonn_* sequence below the root, the first 110 frames."""
-    folders = sorted(need_folder(Path(root), "the folder of Bonn's sequences").glob("rgbd_bonn_*"))
-    if not folders:
-        raise DatasetError(f"{root}: holds no rgbd_bonn_* folder; unpack the Bonn sequences there")
-    for folder in folders:
-        yield load_rgbd(folder, CAMERAS["bonn"], "bonn", step, most)
+    """Every rgbd_bonn_* sequence below the root, the first 110 frames. most 0: all frames.
+
+    Published figures are of five sequences, and MonST3R's of their frames 30 to 139.
+    """
+    for folder in sorted(need_folder(Path(root), "the folder of Bonn's sequences").glob("rgbd_bonn_*")):
+        clip = load_rgbd(folder, CAMERAS["bonn"], "bonn", step, most)
+        yield replace(clip, poses_c2w=bonn_cameras(clip.poses_c2w))
+
+
+def bonn_cameras(markers: np.ndarray) -> np.ndarray:
+    """Camera-to-world (T, 4, 4) of Bonn's groundtruth.txt (T, 4, 4): T_ROS T T_ROS T_m, by the set's page.
+
+    T_m as published is a rotation times 1.0593, which no pose may be: only its rotation is taken.
+    """
+    camera = BONN_MARKERS.copy()
+    camera[:3, :3], _ = polar(BONN_MARKERS[:3, :3])
+    return BONN_WORLD @ markers @ BONN_WORLD @ camera
 
 
 def load_rgbd(
     folder: Path, camera: tuple[float, float, float, float], domain: str, step: int = 1, most: int = 0
 ) -> EvalClip:
-    """One sequence: colour frames that have a depth and a pose within 20 ms, every step-th, at most `most` (0: all)."""
+    """One sequence: colour frames that have a depth and a pose within 20 ms, every step-th, at most `most` (0: all).
+
+    Lines of depth.txt whose file does not exist, as Bonn has them, count for nothing.
+    """
     colours, depths = read_list(folder / "rgb.txt"), read_list(folder / "depth.txt")
+    depths = [(time_s, words) for time_s, words in depths if (folder / words[0]).is_file()]
     truth = read_list(folder / "groundtruth.txt")
     times_s = np.array([time_s for time_s, _ in colours])
     depth_of, pose_of = nearest(times_s, depths), nearest(times_s, truth)
@@ -62,10 +91,12 @@ def load_rgbd(
         raise DatasetError(f"{folder}: {len(chosen)} frames have a depth and a pose within {MAX_GAP_S} s; need two")
     return EvalClip(
         name=folder.name,
-        frames=np.stack([read_rgb(folder / colours[index][1][0]) for index in chosen]),
+        frames=read_all([folder / colours[index][1][0] for index in chosen], read_rgb),
         intrinsics=np.repeat(intrinsic_matrices(np.array([camera])), len(chosen), axis=0),
         poses_c2w=np.stack([pose_matrix(truth[pose_of[index]][1]) for index in chosen]),
-        depth_m=np.stack([read_depth_png(folder / depths[depth_of[index]][1][0], PER_METRE) for index in chosen]),
+        depth_m=read_all(
+            [folder / depths[depth_of[index]][1][0] for index in chosen], lambda path: read_depth_png(path, PER_METRE)
+        ),
         depth_frames=np.arange(len(chosen)),
         domain=domain,
     )
@@ -81,6 +112,8 @@ def read_list(path: Path) -> list[tuple[float, list[str]]]:
 
 def nearest(times_s: np.ndarray, entries: list[tuple[float, list[str]]]) -> np.ndarray:
     """Index (T,) of the entry nearest in time to each frame, -1 where it is more than 20 ms away."""
+    if not entries:
+        return np.full(len(times_s), -1)
     known_s = np.array([time_s for time_s, _ in entries])
     best = np.abs(times_s[:, None] - known_s[None]).argmin(axis=1)
     return np.where(np.abs(known_s[best] - times_s) <= MAX_GAP_S, best, -1)
