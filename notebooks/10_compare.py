@@ -50,7 +50,7 @@ figures.mkdir(parents=True, exist_ok=True)
 # %%
 summary = report.build_summary()
 write_json("results/compare/summary.json", summary)
-main_sets = [name for name in report.sets_of(summary) if name in report.SETS]
+main_sets = report.whole_sets(summary)
 columns = {key: (title, factor) for key, (title, factor, _) in report.COLUMNS.items()}
 for name in main_sets:
     of_set = {row_name: sets[name] for row_name, sets in report.rows_of(summary).items() if name in sets}
@@ -62,10 +62,10 @@ Markdown("\n\n".join(report.set_table(summary, name) for name in main_sets))
 
 # %% [markdown]
 # ## By domain
-# One domain is seen in the test split only.
+# One domain is seen in the test split only. Every row that has domains, one after the other.
 
 # %%
-Markdown(report.domain_table(summary, row))
+Markdown("\n\n".join(filter(None, (report.domain_table(summary, name) for name in report.rows_of(summary)))))
 
 # %% [markdown]
 # ## How much better than not looking?

@@ -11,9 +11,9 @@ The protocol (notebook 07 draws it):
   baseline is at least a fifth of the clip's median (else there is no direction to speak of); `dir_axis_deg` forgives
   the sign. `ate_sim3` is the RMS distance after Sim(3) alignment as a share of the path's length. Medians.
 - Focal length: one per clip; `focal_relerr` is a median, `focal_covered` the share of clips whose 80 % interval
-  holds the truth.
-- Every headline figure has an interval, `_low` and `_high`: 95 %, by drawing clips (or, in a set of one sequence,
-  blocks of 20 frames) with replacement.
+  holds the truth, `focal_spread` the |log ratio| of what either half of a long clip says alone.
+- Every figure of a set has an interval, `_low` and `_high`: 95 %, by drawing clips (or, in a set of one sequence,
+  blocks of 3 to 20 images) with replacement; none where there is one value.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import torch
 
 from ss3d_lib import metrics
 from ss3d_lib.commands import finish, whole
-from ss3d_lib.datasets import LAYOUTS, DatasetError, EvalClip, find_sequences, load_sequence, open_set
+from ss3d_lib.datasets import LAYOUTS, DatasetError, EvalClip, find_sequences, load_sequence, open_layout, open_set
 from ss3d_lib.files import require_place, write_json
 from ss3d_lib.jobs import run_jobs
 from ss3d_lib.progress import progress
@@ -138,10 +138,10 @@ def pool(results: Sequence[ClipResult]) -> dict[str, float]:
     return pooled | {"clips": len(results), "stride": float(np.median([result.stride for result in results] or [1]))}
 
 
-def intervals(results: Sequence[ClipResult], keys: Iterable[str] = HEADLINE, draws: int = 500) -> dict[str, float]:
-    """KEY_low and KEY_high of the headline metrics. A key with one value only (focal of one clip) has none."""
+def intervals(results: Sequence[ClipResult], keys: Iterable[str] = (), draws: int = 500) -> dict[str, float]:
+    """KEY_low and KEY_high of every metric, or of the named ones. A key with one value only (focal of one clip) has none."""
     bounds = {}
-    for key in keys:
+    for key in keys or sorted({key for result in results for key in result.values}):
         groups = [result.values[key] for result in results if key in result.values]
         if len(groups) == 1:
             groups = metrics.split_blocks(groups[0])
@@ -171,10 +171,11 @@ def split_metrics(name: str, results: Sequence[ClipResult]) -> dict[str, dict[st
     domains = sorted({result.domain for result in main})
     for domain in domains if len(domains) > 1 else []:
         chosen = [result for result in main if result.domain == domain]
-        sets[f"{name}_{domain}"] = headline(pool(chosen)) | intervals(chosen)
+        sets[f"{name}_{domain}"] = headline(pool(chosen)) | intervals(chosen, HEADLINE)
     for kind in sorted({result.kind for result in results} - {"multi_view"}):
         chosen = [result for result in results if result.kind == kind]
-        sets[f"{name}_kind_{kind}"] = headline(pool(chosen), (*HEADLINE, "focal_covered", "focal_log_width", "trust"))
+        keys = (*HEADLINE, "focal_covered", "focal_log_width", "trust")
+        sets[f"{name}_kind_{kind}"] = headline(pool(chosen), keys) | intervals(chosen, keys)
     return sets
 
 
@@ -218,23 +219,25 @@ def evaluate_folder(
     """{clip: metrics} of every clip of a folder, and of all of them together under the layout's name if it is a set;
     and what is to be said of the sequences that cannot be read (of a public set, every file must be there).
 
-    stride 0 is chosen per clip; max_frames 0 takes all.
+    stride 0 is chosen per clip. max_frames: read only so many frames of each sequence; 0 takes as many as the layout does.
+    Raises ValueError for one frame, and DatasetError where the folder holds nothing of the layout.
     """
+    if max_frames == 1:
+        raise ValueError("one frame of a sequence is not a clip: take at least 2, or 0 for all")
     results, problems = [], []
-    for clip in progress(_readable(Path(folder), layout, problems), label=layout):
-        clip = clip.head(max_frames) if max_frames else clip
+    for clip in progress(_readable(Path(folder), layout, max_frames, problems), label=layout):
         results.append(evaluate_clip(clip, predict, stride or choose_stride(clip)))
     sets = {result.name: set_metrics([result]) for result in results}
     return (sets if layout == REAL_SETS else sets | {layout: set_metrics(results)}), problems
 
 
-def _readable(folder: Path, layout: str, problems: list[str]) -> Iterator[EvalClip]:
+def _readable(folder: Path, layout: str, most: int, problems: list[str]) -> Iterator[EvalClip]:
     if layout != REAL_SETS:
-        yield from LAYOUTS[layout](folder)
+        yield from open_layout(layout, folder, most)
         return
     for path in find_sequences(folder):
         try:
-            clip = load_sequence(path)
+            clip = load_sequence(path, most)
         except DatasetError as error:
             problems.append(str(error))
         else:
@@ -247,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", required=True, type=Path, help="a .safetensors file written by a stage")
     parser.add_argument("--sequences", required=True, type=Path, help="folder of NAME/rgb/*.jpg, intrinsics.txt, ...")
     parser.add_argument("--out", required=True, type=Path, help="JSON: {NAME: {metric: value}}")
-    parser.add_argument("--layout", choices=sorted(LAYOUTS), default=REAL_SETS, help="how a public set lies on disk")
+    parser.add_argument("--layout", choices=sorted(LAYOUTS), default=REAL_SETS, help="how the folder lies on disk: ss3d_lib/datasets")
     parser.add_argument("--stride", type=whole(0), default=0, help="frame stride; 0 (default) chooses it per sequence")
     parser.add_argument("--max-frames", type=whole(0), default=0, help="only the first frames of each sequence; 0 = all")
     options = parser.parse_args(arguments)
@@ -255,7 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_place(options.out)
         predict = checkpoint_predictor(options.checkpoint)
         sets, problems = evaluate_folder(options.sequences, predict, options.layout, options.stride, options.max_frames)
-        write_json(options.out, sets)
+        identity = {"checkpoint_sha256": file_sha256(options.checkpoint)}  # figures of two checkpoints cannot be mixed unnoticed
+        write_json(options.out, {name: figures | identity for name, figures in sets.items()})
     except (DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -21,6 +21,9 @@ MIN_PIXELS = 64
 MAX_POINTS = 8000
 """Points of each cloud of the F-score."""
 
+MIN_HALF = 12
+"""Frames of half a clip, from which the focal length is predicted once more."""
+
 
 class Prediction(Protocol):
     """What is judged: `ss3d_lib.predict.VideoPrediction`, or a trivial baseline. None = makes no such claim."""
@@ -81,7 +84,7 @@ def evaluate_clip(clip: EvalClip, predict: Predictor, stride: int = 1) -> ClipRe
     if clip.poses_c2w is not None and np.isfinite(clip.focal_px) and prediction.world_from_cam is not None:
         values |= motion_values(clip.poses_c2w, prediction.world_from_cam)
     if prediction.focal_px is not None:
-        values |= focal_values(clip, prediction)
+        values |= focal_values(clip, prediction) | focal_spread(clip, predict)
     if prediction.depth_m is not None and prediction.world_from_cam is not None and prediction.focal_px is not None:
         values["depth_consistency"] = consistency_values(prediction)
     if prediction.trust is not None:
@@ -128,7 +131,7 @@ def depth_values(clip: EvalClip, prediction: Prediction) -> dict[str, np.ndarray
     if not rows:
         return {}
     columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
-    return columns | {"fscore": np.array([middle_fscore(clip, predicted)])}
+    return columns | {"fscore": np.array([middle_fscore(clip, predicted, true_m)])}
 
 
 def confidence_of(predicted: np.ndarray, true_m: np.ndarray, std: np.ndarray) -> dict[str, float]:
@@ -141,10 +144,11 @@ def confidence_of(predicted: np.ndarray, true_m: np.ndarray, std: np.ndarray) ->
     }
 
 
-def middle_fscore(clip: EvalClip, predicted: np.ndarray) -> float:
-    """F-score of the middle depth map's cloud after median scaling, at 5 % of the median depth; true intrinsics."""
+def middle_fscore(clip: EvalClip, predicted: np.ndarray, true_m: np.ndarray) -> float:
+    """F-score of the middle one of the depth maps (K, h, w) as a cloud, after median scaling, at 5 % of the median depth;
+    true intrinsics."""
     index = len(predicted) // 2
-    true_m = clip.depth_m[index].astype(np.float64)
+    true_m = true_m[index].astype(np.float64)
     measured = metrics.valid_depth(true_m, clip.max_depth_m)
     intrinsics = clip.intrinsics[clip.depth_frames[index]].copy()
     if measured.sum() < MIN_PIXELS or not np.isfinite(intrinsics).all():
@@ -167,10 +171,10 @@ def motion_values(true_c2w: np.ndarray, predicted_c2w: np.ndarray) -> dict[str, 
     direction_deg = pairs.direction_deg[pairs.moving()]
     values |= {"dir_deg": direction_deg, "dir_axis_deg": np.minimum(direction_deg, 180 - direction_deg)}
     alignment = metrics.umeyama(predicted_c2w[:, :3, 3], true_c2w[:, :3, 3])
-    scaled = predicted_c2w.astype(np.float64)
-    scaled[:, :3, 3] *= alignment.scale
-    values["rpe_sim3_m"] = metrics.relative_pose_errors(scaled, true_c2w)[0]
-    for group in ("sim3", "se3"):
+    for group, scale in (("sim3", alignment.scale), ("se3", 1.0)):
+        scaled = predicted_c2w.astype(np.float64)
+        scaled[:, :3, 3] *= scale
+        values[f"rpe_{group}_m"], values[f"rpe_{group}_deg"] = metrics.relative_pose_errors(scaled, true_c2w)
         error_m = metrics.absolute_trajectory_error_m(predicted_c2w, true_c2w, group)
         values |= {f"ate_{group}": np.array([error_m / path_m]), f"ate_{group}_m": np.array([error_m])}
     return values
@@ -188,6 +192,20 @@ def focal_values(clip: EvalClip, prediction: Prediction) -> dict[str, np.ndarray
         if interval is not None:
             values["focal_covered"] = float(metrics.interval_covers(interval, true_px))
     return {key: np.array([value], dtype=np.float64) for key, value in values.items()}
+
+
+def focal_spread(clip: EvalClip, predict: Predictor) -> dict[str, np.ndarray]:
+    """|log ratio| (1,) of the focal lengths that are predicted from either half of a clip alone: one lens took both.
+
+    Nothing where a half has fewer than MIN_HALF frames, or the prediction of one says nothing of the lens.
+    """
+    middle = len(clip.frames) // 2
+    if middle < MIN_HALF:
+        return {}
+    halves = [predict(frames).focal_px for frames in (clip.frames[:middle], clip.frames[middle:])]
+    if None in halves:
+        return {}
+    return {"focal_spread": np.abs(np.log([halves[0] / halves[1]]))}
 
 
 def consistency_values(prediction: Prediction) -> np.ndarray:

@@ -25,10 +25,8 @@ from ss3d_lib.files import atomic_write, read_json
 SUMMARY = Path("results/compare/summary.json")
 RELEASE = Path("results/release/metrics.json")
 GALLERY = Path("results/gallery/shots.csv")
-RESULTS = ("<!-- results: made by `python -m ss3d_lib.report` -->", "<!-- results: end -->")
-CARD = ("<!-- model card: made by `python -m ss3d_lib.report` -->", "<!-- model card: end -->")
-IDEAS = ("<!-- ablations: made by `python -m ss3d_lib.report` -->", "<!-- ablations: end -->")
-VIDEOS = ("<!-- your videos: made by `python -m ss3d_lib.report` -->", "<!-- your videos: end -->")
+BLOCKS = ("results", "model card", "ablations", "your videos")
+RESULTS, CARD, IDEAS, VIDEOS = ((f"<!-- {name}: made by `python -m ss3d_lib.report` -->", f"<!-- {name}: end -->") for name in BLOCKS)
 
 COLUMNS = {
     "absrel_median": ("AbsRel", 1, 3),
@@ -61,15 +59,22 @@ ABLATIONS = ("ablations", "student_ablations")
 REFERENCE_ROWS = ("full", "student")
 """Of each of them, the row that changes nothing."""
 
-APART = ("release", "rivals", *ABLATIONS)
+APART = ("release", "rivals", "robustness", *ABLATIONS)
 """Stages that `make repro` does not run: their minutes are not its minutes."""
 
 PICTURES = {
     "depth.png": "evaluate/student-embedded_test/figures/depth.png",
     "trajectories.png": "evaluate/student-embedded_test/figures/trajectories.png",
     "focal.png": "evaluate/student-embedded_test/figures/focal.png",
+    "robustness.png": "robustness/figures/robustness.png",
 }
 """What README.md shows: a file in docs/ -> the figure below results/ that it is a copy of. Frames of others' sets stay out."""
+
+
+LEGEND = (
+    "Medians over pairs and shots, means over images; 95 % intervals in brackets, over shots, or over blocks of images of a "
+    "real sequence, which is one shot."
+)
 
 
 class ReportError(Exception):
@@ -133,25 +138,30 @@ def sets_of(summary: dict[str, Any]) -> list[str]:
     return list(in_order({name: None for sets in rows_of(summary).values() for name in sets}, SETS))
 
 
-def cell(figures: dict[str, float], key: str, interval: bool = True) -> str:
+def whole_sets(summary: dict[str, Any]) -> list[str]:
+    """The embedded splits, and every real sequence that was found; not the domains and kinds of a split."""
+    return [name for name in sets_of(summary) if name in SETS or not name.startswith("embedded_")]
+
+
+def cell(figures: dict[str, float], key: str) -> str:
     """ "0.123 (0.110 to 0.140)", or an empty cell where the row makes no such claim."""
     if key not in figures:
         return ""
     _, factor, decimals = COLUMNS[key]
     text = f"{factor * figures[key]:.{decimals}f}"
-    if interval and f"{key}_low" in figures:
+    if f"{key}_low" in figures:
         low, high = (f"{factor * figures[f'{key}_{end}']:.{decimals}f}" for end in ("low", "high"))
         text += f" ({low} to {high})"
     return text
 
 
-def set_table(summary: dict[str, Any], name: str, interval: bool = True) -> str:
+def set_table(summary: dict[str, Any], name: str) -> str:
     """The markdown table of one set: rows = baselines and checkpoints, columns = COLUMNS that some row has."""
     rows = {row: sets[name] for row, sets in rows_of(summary).items() if name in sets}
     keys = [key for key in COLUMNS if any(key in figures for figures in rows.values())]
     lines = ["| " + " | ".join([name, *(COLUMNS[key][0] for key in keys)]) + " |", "|---" * (len(keys) + 1) + "|"]
     for row, figures in rows.items():
-        cells = [cell(figures, key, interval) for key in keys]
+        cells = [cell(figures, key) for key in keys]
         if any(cells):
             lines.append("| " + " | ".join([row.replace("_", " "), *cells]) + " |")
     return "\n".join(lines)
@@ -166,39 +176,30 @@ def domain_table(summary: dict[str, Any], row: str, name: str = "embedded_test")
     }
     if not sets:
         return ""
-    heading = [f"{row} on {name}", "shots", *(title for title, _, _ in COLUMNS.values())]
+    heading = [f"{row} on {name}", "shots", *(title for title, *_ in COLUMNS.values())]
     lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
-    for domain, figures in sorted(sets.items()):
-        cells = [str(int(figures["clips"])), *(cell(figures, key) for key in COLUMNS)]
-        lines.append("| " + " | ".join([domain, *cells]) + " |")
-    return "\n".join(lines)
+    rows = ([domain, str(int(of["clips"])), *(cell(of, key) for key in COLUMNS)] for domain, of in sorted(sets.items()))
+    return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in rows)])
 
 
 def results_block(summary: dict[str, Any]) -> str:
     """The text between the README's markers: one table per set, then how long each stage took."""
-    tables = [set_table(summary, name, name.startswith("embedded")) for name in sets_of(summary) if name in SETS]
+    tables = [set_table(summary, name) for name in whole_sets(summary)]
     minutes = ", ".join(f"{stage} {seconds / 60:.1f}" for stage, seconds in in_order(summary.get("timings", {}), STAGES).items())
-    legend = (
-        "Medians over pairs and shots, means over images; 95 % intervals over shots in brackets. "
-        "Depth is scaled per image by its median. An empty cell: the row makes no such claim."
-    )
+    legend = f"{LEGEND} Depth is scaled per image by its median. An empty cell: the row makes no such claim."
     return "\n\n".join([*tables, legend, *failures(summary), f"Minutes per stage: {minutes}."])
 
 
 def failures(summary: dict[str, Any]) -> list[str]:
     """A sentence for each row and set that may have no trajectory: of how many shots the row gives one, and one of use."""
-    found = [
-        (row, name, figures)
-        for row, sets in rows_of(summary).items()
-        for name, figures in sets.items()
-        if name in SETS and "failed_share" in figures
-    ]
+    found = [(row, name, figures) for row, sets in rows_of(summary).items() for name, figures in sets.items()]
     return [
         f"{row} gives no trajectory of {name}: no row there."
         if figures["failed_share"] == 1
         else f"{row} gives a trajectory of {1 - figures['failed_share']:.0%} of the shots of {name}, to which its other figures "
         f"refer, and one of use (ATE below 10 % of the path) of {figures['usable']:.0%}."
         for row, name, figures in found
+        if "failed_share" in figures and name in whole_sets(summary)
     ]
 
 
@@ -237,10 +238,8 @@ def card_block(summary: dict[str, Any], made: dict[str, Any], row: str = "releas
             f"{taught['student_error']:.4f} of the released student, which gained {verdict}. On its worst cluster it is "
             f"{taught['worst_ratio']:.3f} times as far off as the best expert; of a student at most 1.05 is asked (notebook 06)."
         )
-    only = {row: rows_of(summary).get(row, {})}
-    tables = [set_table(only, name) for name in sets_of(only) if name in SETS]
-    return "\n\n".join([text, *tables, domain_table(summary, row), "Medians over pairs and shots, means over images; 95 % "
-                        "intervals in brackets, over shots, or over blocks of 20 frames of a real sequence, which is one shot."])  # fmt: skip
+    tables = [set_table({row: summary.get(row, {})}, name) for name in whole_sets({row: summary.get(row, {})})]
+    return "\n\n".join([text, *tables, domain_table(summary, row), LEGEND])
 
 
 def in_spreads(row: dict[str, float], key: str) -> float:

@@ -12,8 +12,8 @@ import yaml
 from scipy.spatial.transform import Rotation
 from test_datasets import write_corpus, write_sequence
 
-from ss3d_lib import baselines, evaluate, protocol, report
-from ss3d_lib.datasets import EvalClip, open_set
+from ss3d_lib import baselines, evaluate, metrics, protocol, report
+from ss3d_lib.datasets import LAYOUTS, EvalClip, open_set, sequences
 from ss3d_lib.files import write_json
 from ss3d_lib.protocol import Answer
 
@@ -65,12 +65,13 @@ def oracle(clip: EvalClip, stride: int = 1, **changes):
 def test_an_oracle_has_no_error_at_any_stride(stride):
     clip = make_clip()
     figures = evaluate.set_metrics([protocol.evaluate_clip(clip, oracle(clip, stride), stride)])
-    zero = ("absrel_median", "absrel_video", "absrel_affine", "focal_relerr", "fov_deg", "ate_sim3", "rpe_sim3_m")
+    zero = ("absrel_median", "absrel_video", "absrel_affine", "focal_relerr", "fov_deg", "ate_sim3", "rpe_sim3_m", "rpe_sim3_deg")
     for key in zero:
         assert figures[key] == pytest.approx(0.0, abs=1e-5), key
     assert figures["rot_deg"] < 1e-5 and figures["dir_deg"] < 1e-4 and figures["d1_median"] == 1.0
     assert figures["absrel_metric"] == pytest.approx(0.75, abs=1e-5), "the metric error keeps the wrong scale"
-    assert figures["ate_se3"] > 0.01 and figures["fscore"] == pytest.approx(1.0)
+    assert figures["ate_se3"] > 0.01 and figures["rpe_se3_m"] > 0.001 and figures["rpe_se3_deg"] == figures["rpe_sim3_deg"]
+    assert figures["fscore"] == pytest.approx(1.0)
     assert figures["focal_covered"] == 1.0 and figures["stride"] == stride
 
 
@@ -91,6 +92,40 @@ def test_known_mistakes_get_the_known_error():
     half[:, :, :18] *= 2.0
     spoilt = protocol.evaluate_clip(clip, oracle(clip, depth_m=half))
     assert 0.3 < np.mean(spoilt.values["absrel_median"]) < 0.7
+
+
+def test_the_crop_of_a_set_is_what_is_judged():
+    """Nonsense outside the crop costs nothing; with another set's crop it does."""
+    random = np.random.default_rng(0)
+    true_m = random.uniform(1.0, 4.0, (2, 480, 640)).astype(np.float32)
+    intrinsics = np.array([[500.0, 0, 319.5], [0, 500.0, 239.5], [0, 0, 1]])
+    frames = np.zeros((2, 480, 640, 3), np.uint8)
+    clip = EvalClip("c", frames, np.repeat(intrinsics[None], 2, axis=0), None, true_m, np.arange(2), crop="eigen_nyu")
+    spoilt = np.where(metrics.crop_mask(480, 640, "eigen_nyu"), true_m, 50.0)
+    values = protocol.evaluate_clip(clip, lambda frames: protocol.Answer(depth_m=spoilt)).values
+    assert values["absrel_median"].max() < 1e-6 and values["absrel_affine"].max() < 1e-6 and values["fscore"][0] == 1.0
+    for other in ("eigen_kitti", ""):
+        values = protocol.evaluate_clip(replace(clip, crop=other), lambda frames: protocol.Answer(depth_m=spoilt)).values
+        assert values["absrel_median"].min() > 0.1 and values["fscore"][0] < 1.0, other
+
+
+def test_the_spread_of_a_lens_within_a_video_is_that_of_its_halves():
+    clip = make_clip(frames=2 * protocol.MIN_HALF)
+    guess = oracle(clip)(clip.frames)
+    says = lambda frames: replace(guess, focal_px=30.0 if np.array_equal(frames, clip.frames[: len(frames)]) else 33.0)
+    assert protocol.evaluate_clip(clip, says).values["focal_spread"][0] == pytest.approx(np.log(1.1))
+    assert protocol.evaluate_clip(clip, oracle(clip)).values["focal_spread"][0] == 0.0
+    short = clip.head(2 * protocol.MIN_HALF - 2)
+    assert "focal_spread" not in protocol.evaluate_clip(short, oracle(short)).values
+    silent = lambda frames: replace(guess, focal_px=30.0 if len(frames) == len(clip.frames) else None)
+    assert "focal_spread" not in protocol.evaluate_clip(clip, silent).values
+
+
+def test_every_figure_of_a_set_has_its_interval():
+    results = [protocol.evaluate_clip(clip, oracle(clip)) for clip in (make_clip(0), make_clip(1))]
+    figures = evaluate.set_metrics(results)
+    plain = {key for key in figures if not key.endswith(("_low", "_high"))} - {"clips", "stride"}
+    assert {f"{key}_{end}" for key in plain for end in ("low", "high")} <= set(figures) and len(plain) > 20
 
 
 def transposed_rotations(poses: np.ndarray) -> np.ndarray:
@@ -314,18 +349,21 @@ def test_the_model_card_has_every_set_of_the_row_with_intervals(tmp_path):
     assert "gained something" in report.card_block(report.build_summary(tmp_path), made, "student")
 
 
-def test_the_readme_agrees_with_the_summary_committed_with_it():
-    """Not with the one on disk: another machine takes other minutes, and rounds otherwise."""
-    show = ["git", "show", f"HEAD:{report.SUMMARY.as_posix()}"]
-    committed = subprocess.run(show, capture_output=True, text=True)
-    made = subprocess.run([*show[:2], f"HEAD:{report.RELEASE.as_posix()}"], capture_output=True, text=True)
+def test_readme_and_card_agree_with_the_results_committed_with_them(tmp_path):
+    """Not with those on disk: another machine takes other minutes, and rounds otherwise."""
+    ideas = [Path("results") / stage / "metrics.json" for stage in report.ABLATIONS]
+    for path in (report.SUMMARY, report.RELEASE, *ideas):
+        committed = subprocess.run(["git", "show", f"HEAD:{path.as_posix()}"], capture_output=True, text=True)
+        if committed.returncode:
+            pytest.skip("no repository, or nothing committed in it")
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(committed.stdout)
+    summary = json.loads((tmp_path / report.SUMMARY).read_text())
     readme, card = (Path(name).read_text() for name in ("README.md", "docs/MODEL_CARD.md"))
-    if committed.returncode == 0:
-        summary = json.loads(committed.stdout)
-        assert readme == report.replace_block(readme, report.results_block(summary)), MAKE_REPORT
-        if made.returncode == 0:
-            block = report.card_block(summary, json.loads(made.stdout))
-            assert card == report.replace_block(card, block, report.CARD), MAKE_REPORT
+    assert readme == report.replace_block(readme, report.results_block(summary)), MAKE_REPORT
+    assert readme == report.replace_block(readme, report.ablations_block(tmp_path / "results"), report.IDEAS), MAKE_REPORT
+    block = report.card_block(summary, json.loads((tmp_path / report.RELEASE).read_text()))
+    assert card == report.replace_block(card, block, report.CARD), MAKE_REPORT
 
 
 def test_the_pictures_of_the_readme_are_copies_of_figures(tmp_path):
@@ -355,6 +393,29 @@ def test_evaluate_folder_gives_the_figures_of_a_folder(tmp_path):
     assert sets["office"]["focal_relerr"] == pytest.approx(0.1)
     assert sets["office"]["dir_deg"] == pytest.approx(0.0, abs=1e-6)
     assert sets["office"]["ate_sim3"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_evaluate_folder_reads_no_more_frames_than_asked_for(tmp_path, monkeypatch):
+    write_sequence(tmp_path / "office")
+    read, plain = [], sequences.read_rgb
+    monkeypatch.setattr(sequences, "read_rgb", lambda path: read.append(path) or plain(path))
+    guess = lambda frames: Answer(depth_m=np.ones(frames.shape[:3]))
+    for most, count in ((2, 2), (0, 3)):
+        assert evaluate.evaluate_folder(tmp_path, guess, stride=1, max_frames=most)[1] == [] and len(read) == count
+        read.clear()
+    with pytest.raises(ValueError, match="not a clip"):
+        evaluate.evaluate_folder(tmp_path, guess, stride=1, max_frames=1)
+    assert not read
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_empty_folder_is_an_error_in_every_layout(tmp_path, capsys, monkeypatch, layout):
+    monkeypatch.setattr(evaluate, "checkpoint_predictor", lambda path: None)
+    (tmp_path / "empty").mkdir()
+    given = {"checkpoint": "m.safetensors", "sequences": tmp_path / "empty", "out": tmp_path / "o.json", "layout": layout}
+    assert evaluate.main([word for key, value in given.items() for word in (f"--{key}", str(value))]) == 1
+    printed = capsys.readouterr().err
+    assert "error: " in printed and str(tmp_path / "empty") in printed and not (tmp_path / "o.json").exists()
 
 
 @pytest.mark.parametrize("missing", ["checkpoint", "sequences"])

@@ -332,4 +332,5 @@ def test_bootstrap_interval_has_the_width_of_the_normal_law_and_needs_two_groups
     sequences = [np.full(50, value) for value in random.normal(size=20)]
     wide, narrow = metrics.bootstrap_interval(sequences), metrics.bootstrap_interval(np.concatenate(sequences)[:, None])
     assert wide[1] - wide[0] > 3 * (narrow[1] - narrow[0])
-    assert [len(block) for block in metrics.split_blocks(np.arange(45))] == [20, 20, 5]
+    for count, blocks in ((45, [5] * 9), (400, [20] * 20), (25, [3] * 8 + [1]), (5, [3, 2])):
+        assert [len(block) for block in metrics.split_blocks(np.arange(count))] == blocks

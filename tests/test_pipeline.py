@@ -105,11 +105,11 @@ def test_a_change_of_distill_runs_what_reads_it_and_nothing_before(stages):
     assert affected == {"distill", "finetune", "few_labels", "rivals", "compare", *(f"evaluate@student-{name}" for name in SETS)}
 
 
-def test_every_checkpoint_is_evaluated_and_the_student_on_every_set(stages, written):
+def test_every_checkpoint_is_evaluated_and_all_but_the_ceiling_on_every_set(stages, written):
     weights = params.load_sections()["evaluate"]["weights"]
     assert {"stage2", "student", "released", "supervised_ceiling"} <= set(weights)
     rows = written["evaluate"]["foreach"]
-    main = [f"{name}-{of}" for name in ("student", "released") for of in SETS]
+    main = [f"{name}-{of}" for name in ("stage2", "student", "released") for of in SETS]
     assert set(rows) == {f"{name}-embedded_test" for name in weights} | set(main)
     for key, row in rows.items():
         assert key == f"{row['checkpoint']}-{row['set']}"
@@ -248,7 +248,7 @@ def test_the_lock_pins_every_dependency_with_hashes_and_no_addresses():
     assert len(pinned) == len(re.findall(r"^[A-Za-z]", lock, re.MULTILINE)), "a requirement without hashes: make lock"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    locked = ("dev", "baselines", "youtube", "cluster", "viewer")
+    locked = ("dev", "baselines", "youtube", "cluster", "datasets", "viewer")
     wanted = project["dependencies"] + [item for name in locked for item in extras[name]]
     normal = lambda text: re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", text)[0]).lower()  # noqa: E731 - PEP 503
     missing = {normal(text) for text in wanted} - {normal(text) for text in pinned}
@@ -260,7 +260,7 @@ def test_conda_users_install_the_same_list():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     names = [re.split(r"[=<> ]", item)[0] for item in environment["dependencies"] if isinstance(item, str)]
     assert {"python", "pip", "ffmpeg", "make"} == set(names)
-    assert environment["dependencies"][-1]["pip"] == ["-e .[dev,baselines,youtube,cluster,viewer]"]
+    assert environment["dependencies"][-1]["pip"] == ["-e .[dev,baselines,youtube,cluster,datasets,viewer]"]
 
 
 def test_ci_runs_what_the_readme_says():

@@ -5,8 +5,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 
-def split_blocks(values: np.ndarray, block: int = 20) -> list[np.ndarray]:
-    """Runs of `block` consecutive frames of (T,), the unit of resampling where a set is a single sequence."""
+BLOCKS, LONGEST, SHORTEST = 8, 20, 3
+"""A single sequence is split into so many blocks at least, but of no more and (if it is short) no fewer images than these."""
+
+
+def split_blocks(values: np.ndarray) -> list[np.ndarray]:
+    """Runs of consecutive images of (T,), the unit of resampling where a set is a single sequence."""
+    block = min(LONGEST, max(SHORTEST, len(values) // BLOCKS))
     return [values[start : start + block] for start in range(0, len(values), block)]
 
 
