@@ -174,7 +174,8 @@ assert np.isfinite(forward).all() and forward.shape == backward.shape
 measured = read_json("benchmarks/score.json")
 rate = measured["speed"]["made_480p"]
 hours, videos = 350_000, 6_100_000  # YouTube-8M (Abu-El-Haija et al. 2016)
-cores, link_bit_s, pause_s = 32, 1e9, 5.0  # a machine: its cores, its network; seconds between two videos from one address
+cores, link_bit_s = 32, 1e9  # a machine: its cores, its network
+pause_s, ask_s = 5.0, 0.5  # between two videos from one address; between two questions for the id behind a pseudo id
 core_hours = {
     "decoding alone": hours / rate["decode_x_real_time"],
     "every frame": hours / rate["score_x_real_time"],
@@ -197,6 +198,7 @@ days = pd.DataFrame(
     {
         f"{machines} machines": {
             "network": stored_tb["videos, 480p"] * 8e12 / link_bit_s / 86400 / machines,
+            "asking for the ids": videos * ask_s / 86400 / machines,
             "polite fetching": videos * pause_s / 86400 / machines,
             **{f"scoring, {name}": value / cores / 24 / machines for name, value in core_hours.items()},
         }
@@ -207,8 +209,11 @@ print("the bottleneck:", days.drop(index="scoring, decoding alone").iloc[:, 0].i
 days.round(1)
 
 # %% [markdown]
-# The index of duplicates holds some kilobytes a shot in the memory of one machine, so it would want a
-# division by hash before it met YouTube-8M.
+# Read these numbers with care. The share of frames kept, on which all storage hangs, is that of the rendered corpus; of the web far
+# less will be kept. Shards are packed from frames and flow on the disk, which at this size would need the space of the exact shards
+# first, so they would have to be packed part by part. And the index of duplicates holds some kilobytes a shot in the memory of
+# one machine, and looks at a share of all earlier shots for each new one, so that its time grows with the square of their number: it
+# would want rarer keys, and a division by hash, before it met YouTube-8M.
 
 # %%
 metrics = {
