@@ -1,12 +1,14 @@
 """One polite download: over http, or through yt-dlp, into a file that was checked before anything decodes it.
 
-Politeness is a `Pacer` (time between requests, bytes per second) and `retried` (exponential back-off, and the server's
-own Retry-After). What went wrong is one of two errors: RefusedError will not change by asking again, TemporaryError may.
+Politeness is a `Pacer` (time between requests, bytes per second, servers that are left alone) and `retried` (exponential
+back-off, and the server's own Retry-After). What went wrong is one of two errors: RefusedError will not change by asking
+again, TemporaryError may.
 Names never come from a server, and nothing is passed to a shell. Introduced in notebook 01.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +17,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import av
 import requests
@@ -30,8 +33,10 @@ Result = TypeVar("Result")
 TYPES = ("video/", "application/octet-stream", "binary/octet-stream", "application/mp4", "application/ogg")
 PIECE_BYTES = 1 << 16
 MAX_TEXT_BYTES = 4096  # the longest answer of an id mapping
-MAX_WAIT_S = 600.0  # no server may make us wait longer
+MAX_WAIT_S = 600.0  # a server that asks for a longer pause is not asked again in this run
+GIVE_UP_AFTER = 10  # failures in a row: the server, or the network, wants no more of us
 TOO_OFTEN = ("not a bot", "rate-limited", "try again later", "captcha")  # YouTube's words for: you ask too often
+NO_FORMAT = "requested format is not available"  # also what an old yt-dlp says of a video that has formats
 SIGNATURES = (  # first bytes, suffix: the containers we let FFmpeg open; a playlist could name files of this machine
     (rb".{4}ftyp", ".mp4"), (rb".{4}(moov|mdat|wide)", ".mov"), (rb"\x1aE\xdf\xa3", ".mkv"), (rb"RIFF.{4}AVI ", ".avi"),
     (rb"FLV", ".flv"), (rb"OggS", ".ogv"), (rb"\x00\x00\x01\xba", ".mpg"), (rb"\x30\x26\xb2\x75", ".wmv"),
@@ -56,9 +61,16 @@ class TemporaryError(Exception):
         self.wait_s = wait_s  # what the server asked for
 
 
+class NotAskedError(TemporaryError):
+    """Nothing was sent: this server asked for a longer pause, earlier in this run."""
+
+
 @dataclass
 class Pacer:
-    """At least `interval_s` between requests, at most `bytes_per_s` (0: no limit), `attempts` with growing pauses."""
+    """At least `interval_s` between requests, at most `bytes_per_s` (0: no limit), `attempts` with growing pauses.
+
+    `closed` says of each server that asked for a pause of more than MAX_WAIT_S why it is not asked again.
+    """
 
     interval_s: float = 1.0
     bytes_per_s: float = 0.0
@@ -66,14 +78,25 @@ class Pacer:
     back_off_s: float = 2.0
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
+    closed: dict[str, str] = field(default_factory=dict)
     _next_s: float = field(default=float("-inf"), repr=False)
 
-    def wait(self) -> None:
-        """Return when the next request may be sent."""
+    @contextmanager
+    def asking(self, server: str) -> Iterator[None]:
+        """One request: entered when it may be sent. Raises NotAskedError for a closed server; a TemporaryError may close it."""
+        if server in self.closed:
+            raise NotAskedError(self.closed[server], math.inf)
         pause_s = self._next_s - self.clock()
         if pause_s > 0:
             self.sleep(pause_s)
         self._next_s = self.clock() + self.interval_s
+        try:
+            yield
+        except TemporaryError as error:
+            if error.wait_s <= MAX_WAIT_S:
+                raise
+            self.closed[server] = f"{server} asks for a pause of {error.wait_s:.0f} s: run the same command again after it"
+            raise TemporaryError(f"{error}; {self.closed[server]}", error.wait_s) from error
 
     def throttle(self, done_bytes: int, start_s: float) -> None:
         """Sleep until `done_bytes` since `start_s` are no faster than allowed."""
@@ -89,18 +112,21 @@ class Limits:
     resolution_px: int = 480  # short side that is asked of yt-dlp; more than twice the working size is wasted
     max_bytes: int = 500_000_000  # ten minutes of 480p are about 100 MB
     silence_s: float = 30.0  # a server that says nothing for so long
-    total_s: float = 1800.0  # one that drips
+    total_s: float = 1800.0  # one that drips; more where our own limit of the rate needs more, see allowed_s
 
 
 def retried(action: Callable[[], Result], pacer: Pacer) -> Result:
-    """action(), again after a TemporaryError: back_off_s, then twice that, ... or as long as the server asks."""
+    """action(), again after a TemporaryError: back_off_s, then twice that, ... or as long as the server asks.
+
+    A pause of more than MAX_WAIT_S is neither made nor shortened: the error is raised at once.
+    """
     for attempt in range(pacer.attempts):
         try:
             return action()
         except TemporaryError as error:
-            if attempt + 1 == pacer.attempts:
+            if attempt + 1 == pacer.attempts or error.wait_s > MAX_WAIT_S:
                 raise
-            pacer.sleep(min(max(pacer.back_off_s * 2**attempt, error.wait_s), MAX_WAIT_S))
+            pacer.sleep(max(pacer.back_off_s * 2**attempt, error.wait_s))
     raise ValueError(f"attempts must be at least 1, not {pacer.attempts}")
 
 
@@ -123,7 +149,7 @@ def download_http(url: str, target: Path, limits: Limits, pacer: Pacer) -> None:
         while piece := response.raw.read1(PIECE_BYTES, decode_content=True):  # what has come, so that a drip is noticed
             done += file.write(piece)
             _check_size(done, limits)
-            _check_time(done, pacer.clock() - start_s, limits)
+            _check_time(done, pacer.clock() - start_s, limits, pacer)
             pacer.throttle(done, start_s)
     if expected >= 0 and done != expected:
         raise TemporaryError(f"cut off: {done} of {expected} bytes came")
@@ -132,17 +158,17 @@ def download_http(url: str, target: Path, limits: Limits, pacer: Pacer) -> None:
 @contextmanager
 def _response(url: str, pacer: Pacer, silence_s: float) -> Iterator[requests.Response]:
     """A streamed answer with status 200; every other outcome is one of our two errors."""
-    pacer.wait()
-    try:
-        # identity: Content-Length is then the length of what is written
-        with requests.get(url, stream=True, timeout=silence_s, headers={"Accept-Encoding": "identity"}) as response:
-            if response.status_code != 200:
-                raise _status_error(response.status_code, response.headers, f"HTTP status {response.status_code}")
-            yield response
-    except (ValueError, requests.exceptions.TooManyRedirects) as error:  # ValueError: an address, or a redirect, that is none
-        raise RefusedError(f"{type(error).__name__}: {error}") from error
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise TemporaryError(f"{type(error).__name__}: {error}") from error
+    with pacer.asking(urlsplit(url).netloc):
+        try:
+            # identity: Content-Length is then the length of what is written
+            with requests.get(url, stream=True, timeout=silence_s, headers={"Accept-Encoding": "identity"}) as response:
+                if response.status_code != 200:
+                    raise _status_error(response.status_code, response.headers, f"HTTP status {response.status_code}")
+                yield response
+        except (ValueError, requests.exceptions.TooManyRedirects) as error:  # ValueError: an address, or a redirect, that is none
+            raise RefusedError(f"{type(error).__name__}: {error}") from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise TemporaryError(f"{type(error).__name__}: {error}") from error
 
 
 def _status_error(status: int, headers: Mapping[str, str], text: str) -> Exception:
@@ -166,24 +192,34 @@ def _check_size(size: int, limits: Limits) -> None:
         raise RefusedError(f"larger than {limits.max_bytes} bytes")
 
 
-def _check_time(done: int, seconds: float, limits: Limits) -> None:
-    if seconds > limits.total_s:
+def allowed_s(limits: Limits, pacer: Pacer) -> float:
+    """How long a download may take, in s: total_s, or twice what the largest file takes at our own rate."""
+    own_s = limits.max_bytes / pacer.bytes_per_s if pacer.bytes_per_s else 0.0
+    return max(limits.total_s, 2 * own_s)
+
+
+def _check_time(done: int, seconds: float, limits: Limits, pacer: Pacer) -> None:
+    if seconds > allowed_s(limits, pacer):
         raise TemporaryError(f"too slow: {done} bytes in {seconds:.0f} s")
 
 
-def download_yt_dlp(url: str, target: Path, limits: Limits, pacer: Pacer, allow: Callable[[str], None], site: str) -> str:
+def download_yt_dlp(
+    url: str, target: Path, limits: Limits, pacer: Pacer, allow: Callable[[str], None], site: str, listed: str = ""
+) -> str:
     """Write the pictures (no sound) of a video that yt-dlp can find to `target`; returns its licence, "" if unknown.
 
     Args:
         allow: raises RefusedError for a licence; called before the download.
         site: the yt-dlp extractors that may handle the URL, e.g. "youtube" or "default" (all).
+        listed: the licence of a video whose site states none; not of one of YouTube, on whatever page: what states none
+            there has all rights reserved.
     """
-    pacer.wait()
-    start_s, licences = pacer.clock(), []
+    licences = []
 
     def inspect(info: dict, *, incomplete: bool = False) -> None:
         if not incomplete:
-            licences.append(printable(info.get("license") or ""))
+            unstated = "" if str(info.get("extractor_key")).startswith("Youtube") else listed
+            licences.append(printable(info.get("license") or unstated))
             allow(licences[-1])
             if info.get("is_live"):
                 raise RefusedError("a live stream has no end")
@@ -191,14 +227,16 @@ def download_yt_dlp(url: str, target: Path, limits: Limits, pacer: Pacer, allow:
     def watch(state: dict) -> None:
         done = max(state.get("downloaded_bytes") or 0, state.get("total_bytes") or 0)
         _check_size(done, limits)
-        _check_time(done, pacer.clock() - start_s, limits)
+        _check_time(done, pacer.clock() - start_s, limits, pacer)
 
     options = _yt_dlp_options(target, limits, pacer, site) | {"match_filter": inspect, "progress_hooks": [watch]}
-    try:
-        with yt_dlp.YoutubeDL(options) as client:
-            client.extract_info(url)
-    except yt_dlp.utils.YoutubeDLError as error:
-        raise _yt_dlp_error(error) from error
+    with pacer.asking(urlsplit(url).netloc if site == "default" else site):
+        start_s = pacer.clock()
+        try:
+            with yt_dlp.YoutubeDL(options) as client:
+                client.extract_info(url)
+        except yt_dlp.utils.YoutubeDLError as error:
+            raise _yt_dlp_error(error) from error
     if not target.is_file():
         raise RefusedError("yt-dlp found no video there")
     return licences[-1]
@@ -245,6 +283,8 @@ def _yt_dlp_error(error: Exception) -> Exception:
             return _status_error(link.status, link.response.headers, text)
         if isinstance(link, TransportError) or any(words in str(link).lower() for words in TOO_OFTEN):
             return TemporaryError(text)
+        if NO_FORMAT in str(link).lower():
+            return TemporaryError(f"{text} (perhaps yt-dlp is outdated, or finds no JavaScript runtime: update it)")
         expected = expected or getattr(link, "expected", False) or "No suitable extractor" in str(link)
         inner = getattr(link, "cause", None) or (getattr(link, "exc_info", None) or (None, None))[1]
         link = inner or link.__cause__ or link.__context__

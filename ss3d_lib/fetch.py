@@ -7,6 +7,8 @@ two may be empty or absent) and writes
     FOLDER/manifest.csv           a row per line of the list: id, url, path, sha256, licence, status, message
     FOLDER/state/                 a small file per finished line: the same command goes on where it was stopped
 
+The licence in the list counts where the site states none; on YouTube it never does, for what states none there is not free.
+
 Several lists may share a folder: the rows of the others stay in the manifest as long as their videos are there. A video
 whose licence is no longer allowed goes when its own list is fetched again.
 
@@ -35,7 +37,9 @@ from urllib.parse import urlsplit
 from ss3d_lib.commands import finish, real, whole
 from ss3d_lib.curation import write_rows
 from ss3d_lib.downloads import (
+    GIVE_UP_AFTER,
     Limits,
+    NotAskedError,
     Pacer,
     RefusedError,
     TemporaryError,
@@ -52,6 +56,9 @@ ANY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 PLACE = re.compile(r"videos/[0-9a-f]{2}/[0-9a-f]{64}\.[a-z0-9]+")
 YOUTUBE_HOSTS = frozenset({"youtube.com", "www.youtube.com", "m.youtube.com", "youtu.be"})
 YOUTUBE_LICENCE = "creative commons attribution license (reuse allowed)"  # how YouTube spells CC BY
+CC_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?creativecommons\.org/(?:licenses/([a-z-]+)|publicdomain/zero)(?:/\S*)?")
+# " 4.0" or " 3.0 US" at the end; a condition in the place of the country (NC, ND, SA) stays, so that it is another licence
+CC_VERSION = re.compile(r"-\d\.\d(?:-(?!n[cd]$|sa$)(?:[a-z]{2}|igo|scotland|unported|international|generic|universal))?$")
 UNKNOWN, ANY = "unknown", "any"
 
 
@@ -75,7 +82,7 @@ class FetchSettings:
     licences: tuple[str, ...]
     limits: Limits = Limits()
     via: str = "auto"
-    give_up_after: int = 10  # failures in a row: the server, or the network, wants no more of us
+    give_up_after: int = GIVE_UP_AFTER
 
 
 COLUMNS = tuple(field.name for field in fields(FetchRow))
@@ -125,12 +132,16 @@ def checked_url(row: FetchRow) -> str:
 
 
 def plain_licence(text: str) -> str:
-    """A licence as it is compared: "CC BY 4.0", "cc-by" and YouTube's own phrase are all cc-by; nothing is unknown."""
+    """A licence as it is compared: "CC BY 3.0 US", "cc-by", its address and YouTube's own phrase are all cc-by; nothing is unknown.
+
+    What is not recognised stays as it is written, so that it is none of those allowed.
+    """
     text = " ".join(text.lower().split())
     if text == YOUTUBE_LICENCE:
         return "cc-by"
-    address = re.search(r"creativecommons\.org/licenses/([a-z-]+)", text)
-    return f"cc-{address[1]}" if address else re.sub(r"-\d\.\d$", "", re.sub(r"[ _]+", "-", text)) or UNKNOWN
+    if address := CC_ADDRESS.fullmatch(text):
+        return f"cc-{address[1]}" if address[1] else "cc0"
+    return CC_VERSION.sub("", re.sub(r"[ _]+", "-", text)) or UNKNOWN
 
 
 def licence_check(licences: Iterable[str]) -> Callable[[str], None]:
@@ -145,11 +156,16 @@ def licence_check(licences: Iterable[str]) -> Callable[[str], None]:
 
 
 def fetch_row(row: FetchRow, folder: Path, settings: FetchSettings, pacer: Pacer) -> FetchRow:
-    """Fetch one line of the list into the folder, or say why not, and remember it. Raises OSError when the disk is full."""
+    """Fetch one line of the list into the folder, or say why not, and remember it.
+
+    Raises OSError when the disk is full, and NotAskedError, with nothing to remember, for a server that wants a pause.
+    """
     done = _state_file(row, folder)
     partial = done.with_suffix(".part")
     try:
         found = retried(lambda: _download(row, folder, partial, settings, pacer), pacer)
+    except NotAskedError:
+        raise
     except Exception as error:  # no line of a list, and no answer of a server, may stop the other lines
         if isinstance(error, OSError) and error.errno in DISK:
             raise
@@ -216,9 +232,8 @@ def _download(row: FetchRow, folder: Path, partial: Path, settings: FetchSetting
     youtube = urlsplit(url).hostname in YOUTUBE_HOSTS
     with disk_errors_name(target):
         if settings.via == "yt-dlp" or (settings.via == "auto" and youtube):
-            allow_found = lambda text: allow(text or row.licence)  # the site knows better than a list
             site = "youtube" if youtube else "default"
-            licence = download_yt_dlp(url, target, settings.limits, pacer, allow_found, site) or row.licence
+            licence = download_yt_dlp(url, target, settings.limits, pacer, allow, site, row.licence)  # the site knows better than a list
         else:
             allow(licence)
             download_http(url, target, settings.limits, pacer)
@@ -238,8 +253,9 @@ def fetch_list(
     """Fetch rows, one after the other, and write manifest.csv, also when interrupted. Returns what became of each row.
 
     What an earlier call settled is not asked again; what failed there comes last, so that it never holds up the others.
-    After settings.give_up_after failures in a row the rest is left for the next call. Raises OSError, naming the
-    folder, when the disk has no room for the largest video allowed, and ValueError for a manifest.csv of other columns.
+    After settings.give_up_after failures in a row the rest is left for the next call, and so are the lines of a server that
+    asks for a pause of more than downloads.MAX_WAIT_S (pacer.closed names it). Raises OSError, naming the folder, when the
+    disk has no room for the largest video allowed, and ValueError for a manifest.csv of other columns.
     """
     folder, pacer, failures = Path(folder), pacer or Pacer(), 0
     folder.mkdir(parents=True, exist_ok=True)
@@ -251,7 +267,11 @@ def fetch_list(
     try:
         for index in watch(waiting, len(waiting)):
             require_free_space(folder, settings.limits.max_bytes)
-            found[index] = fetch_row(rows[index], folder, settings, pacer)
+            try:
+                found[index] = fetch_row(rows[index], folder, settings, pacer)
+            except NotAskedError as error:
+                found[index] = replace(found[index], message=str(error))
+                continue  # no failure: other servers may be well
             failures = failures + 1 if found[index].status == "failed" else 0
             if failures == settings.give_up_after:
                 break
@@ -307,6 +327,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     counts = {status: sum(row.status == status for row in rows) for status in ("fetched", "refused", "failed")}
     print(f"{options.out / 'manifest.csv'}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    for reason in pacer.closed.values():
+        print(reason, file=sys.stderr)
     return 2 if counts["failed"] else 0
 
 

@@ -152,7 +152,10 @@ def jpeg_codes(frames: np.ndarray) -> list[np.ndarray]:
 def stream_shots(
     folder: Path, seed: int = 0, epoch: int = 0, buffer: int = 64, rank: int = 0, world: int = 1
 ) -> Iterator[Shot]:
-    """Every shot of a folder of shards once, as `data.load_shots` gives them (without cameras), at most `buffer` in memory.
+    """Every shot of a folder of shards once, as `data.load_shots` gives them, at most `buffer` in memory.
+
+    Shards hold neither cameras nor evidence: before stage 2 can learn from a shot it needs `intrinsics.estimate_cameras`
+    (or the cameras that stage 1 wrote) and `stereo.sweep_shot`.
 
     The order is a pure function of (seed, epoch): shards are shuffled, then shots in a buffer. Process `rank` of `world`
     reads every world-th shard.

@@ -21,11 +21,10 @@ from pathlib import Path
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from tfrecord import example_pb2
-from tfrecord.reader import tfrecord_iterator
+from tfrecord import TFRecordWriter, example_pb2
 
 from ss3d_lib.commands import finish, real, whole
-from ss3d_lib.downloads import Pacer, RefusedError, TemporaryError, get_text, retried
+from ss3d_lib.downloads import GIVE_UP_AFTER, Pacer, RefusedError, TemporaryError, get_text, retried
 from ss3d_lib.fetch import read_csv
 from ss3d_lib.files import atomic_write
 from ss3d_lib.progress import progress
@@ -35,7 +34,7 @@ PSEUDO_ID = re.compile(r"[A-Za-z0-9_-]{4}")
 VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 GONE = (403, 404, 410)  # HTTP statuses of the mapping for a video that its owner removed
 QUANTISED_RANGE = (-2.0, 2.0)  # of the PCA-whitened features that frame-level files store as bytes
-MAX_RECORD_BYTES = 64_000_000  # a frame-level record holds at most 300 s of 1152 bytes
+HEAD = struct.Struct("<Q4s")  # of a record: its length, and the checksum of the length; a checksum of 4 bytes ends it
 
 
 class RecordError(Exception):
@@ -59,36 +58,44 @@ class Entry:
     audio: np.ndarray | None = None
 
 
-def count_records(path: str | Path) -> int:
-    """Number of records, from their lengths alone. Raises RecordError for a cut or foreign file, naming the record."""
-    path, count = Path(path), 0
+def record_places(path: str | Path) -> list[tuple[int, int]]:
+    """First byte and length of every record, without reading them. Raises RecordError for a cut or foreign file, naming the byte."""
+    path, places, start = Path(path), [], 0
     with open(path, "rb") as file:
         size = file.seek(0, 2)
-        file.seek(0)
         if not size:
             raise RecordError(f"{path}: is empty; download it again")
-        while file.tell() < size:
-            start, head = file.tell(), file.read(12)
-            length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else MAX_RECORD_BYTES + 1
-            if length > MAX_RECORD_BYTES or start + 16 + length > size:
-                raise RecordError(f"{path}: cut short or not a TFRecord file, at record {count}; download it again")
-            file.seek(start + 16 + length)  # length (8), its checksum (4), the record, its checksum (4)
-            count += 1
-    return count
+        while start < size:
+            file.seek(start)
+            head = file.read(HEAD.size)
+            length, checksum = HEAD.unpack(head) if len(head) == HEAD.size else (size, b"")
+            end = start + HEAD.size + length + 4
+            if end > size or checksum != TFRecordWriter.masked_crc(head[:8]):
+                raise RecordError(f"{path}: cut short, damaged or not a TFRecord file, at byte {start}; download it again")
+            places.append((start + HEAD.size, length))
+            start = end
+    return places
 
 
 def read_entries(path: str | Path) -> Iterator[Entry]:
     """Yield the entries of a video-level or a frame-level TFRecord file, one at a time.
 
     A tf.Example is a tf.SequenceExample without sequences, byte for byte, so one parser reads both.
-    Raises RecordError before the first entry where the file is cut, and at a record that is no video.
+    Raises RecordError before the first entry where the file is cut, and at a record that is damaged or no video.
     """
-    count_records(path)  # the reader trusts lengths: a damaged one would ask for any amount of memory
-    for number, record in enumerate(tfrecord_iterator(str(path))):
-        try:
-            yield _entry(example_pb2.SequenceExample.FromString(bytes(record)))
-        except (DecodeError, ValueError) as error:
-            raise RecordError(f"{path}: record {number} is no YouTube-8M video ({error}); download it again") from error
+    places = record_places(path)
+    with open(path, "rb") as file:
+        for number, (start, length) in enumerate(places):
+            file.seek(start)
+            record, checksum = file.read(length), file.read(4)
+            if checksum != TFRecordWriter.masked_crc(record):
+                raise RecordError(f"{path}: record {number}, at byte {start}, is damaged: its checksum differs; download it again")
+            try:
+                yield _entry(example_pb2.SequenceExample.FromString(record))
+            except (DecodeError, ValueError) as error:
+                raise RecordError(
+                    f"{path}: record {number}, at byte {start}, is no YouTube-8M video ({error}); download it again"
+                ) from error
 
 
 def _entry(record: example_pb2.SequenceExample) -> Entry:
@@ -130,13 +137,13 @@ def read_vocabulary(path: str | Path) -> dict[int, str]:
 
 
 def label_numbers(labels: Iterable[str], vocabulary: dict[int, str]) -> frozenset[int]:
-    """Numbers of labels given as names (in any case) or as numbers. Raises ValueError for a name that is unknown."""
+    """Numbers of labels given as names (in any case) or as numbers. Raises ValueError for what the vocabulary does not hold."""
     numbers = {name.casefold(): number for number, name in vocabulary.items()}
     found = {label: int(label) if label.isdecimal() else numbers.get(label.casefold()) for label in labels}
-    unknown = [label for label, number in found.items() if number is None]
+    unknown = [label for label, number in found.items() if number is None or (vocabulary and number not in vocabulary)]
     if unknown:
         where = "the vocabulary" if vocabulary else "no vocabulary (--vocabulary vocabulary.csv)"
-        raise ValueError(f"labels {unknown}: not in {where}; give a name from its column Name, or a number")
+        raise ValueError(f"labels {unknown}: not in {where}; give a name from its column Name, or a number of its column Index")
     return frozenset(found.values())
 
 
@@ -145,12 +152,27 @@ def select(entries: Iterable[Entry], labels: frozenset[int] = frozenset()) -> It
     return (entry for entry in entries if not labels or labels.intersection(entry.labels))
 
 
+def choose(paths: Sequence[Path], labels: frozenset[int], most: int) -> list[Entry]:
+    """The first `most` entries (0: all) of the files that have one of the labels, without their features.
+
+    Raises ValueError where there is none, and RecordError.
+    """
+    found = (entry for path in paths for entry in select(read_entries(path), labels))
+    entries = [Entry(entry.id, entry.labels) for entry in itertools.islice(found, most or None)]
+    if not entries:
+        files = f"{paths[0]}{f' and {len(paths) - 1} more files' if len(paths) > 1 else ''}"
+        raise ValueError(f"{files}: no video has one of the labels {sorted(labels)}; give others, or more files")
+    return entries
+
+
 class IdMap:
     """Pseudo ids to YouTube ids, asked from the public mapping once each and remembered in a file.
 
     Args:
         path: a line `pseudo,youtube` per answer, appended as it comes; `?` stands for a video that is gone. A last
             line that an interruption cut is dropped, and asked again.
+
+    After GIVE_UP_AFTER failures in a row nothing more is asked; what is known is still told.
     """
 
     def __init__(self, path: str | Path, server: str = SERVER, pacer: Pacer | None = None):
@@ -162,17 +184,22 @@ class IdMap:
         lines = whole.decode("ascii", "replace").splitlines()
         matches = (re.fullmatch(r"([A-Za-z0-9_-]{4}),([A-Za-z0-9_-]{11}|\?)", line) for line in lines)
         self.known = {match[1]: match[2].strip("?") for match in matches if match}
+        self.failures: list[str] = []  # in a row
 
     def resolve(self, name: str) -> str:
-        """The YouTube id; "" where the mapping has none any more. Raises TemporaryError, with the address, when the server fails."""
+        """The YouTube id; "" where the mapping has none any more. Raises TemporaryError, with the address, where it does not say."""
         if VIDEO_ID.fullmatch(name):
             return name
         if name not in self.known:
+            if len(self.failures) >= GIVE_UP_AFTER:
+                raise TemporaryError(f"not asked after {GIVE_UP_AFTER} failures in a row, the last: {self.failures[-1]}")
             url = mapping_url(name, self.server)
             try:
                 self.known[name] = retried(lambda: self._ask(url, name), self.pacer)
             except TemporaryError as error:
-                raise TemporaryError(f"{url}: {error}; run the same command again") from error
+                self.failures.append(f"{url}: {error}; run the same command again")
+                raise TemporaryError(self.failures[-1]) from error
+            self.failures.clear()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="ascii") as file:
                 file.write(f"{name},{self.known[name] or '?'}\n")
@@ -202,23 +229,37 @@ def parse_mapping(text: str, name: str) -> str:
     return match[2]
 
 
-def write_list(path: str | Path, entries: Iterable[Entry], ids: IdMap, vocabulary: dict[int, str]) -> tuple[int, int]:
-    """Write the CSV that fetch reads (id, url, licence, labels). Returns how many videos it lists and how many are gone."""
-    listed = gone = 0
+@dataclass
+class Counts:
+    """What became of the videos of a selection."""
+
+    listed: int = 0
+    gone: int = 0
+    missing: int = 0  # the mapping did not say: to be asked again
+    trouble: str = ""  # why, of the last of these
+
+
+def write_list(path: str | Path, entries: Iterable[Entry], ids: IdMap, vocabulary: dict[int, str]) -> Counts:
+    """Write the CSV that fetch reads (id, url, licence, labels): what is resolved, also where the mapping fails for others."""
+    counts = Counts()
     with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "url", "licence", "labels"])
         for entry in entries:
-            video = ids.resolve(entry.id)
-            listed, gone = listed + bool(video), gone + (not video)
+            try:
+                video = ids.resolve(entry.id)
+            except TemporaryError as error:
+                counts.missing, counts.trouble = counts.missing + 1, str(error)
+                continue
+            counts.listed, counts.gone = counts.listed + bool(video), counts.gone + (not video)
             if video:
                 labels = "|".join(vocabulary.get(number, str(number)) for number in entry.labels)
                 writer.writerow([video, f"https://www.youtube.com/watch?v={video}", "", labels])
-    return listed, gone
+    return counts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """The command line; returns the exit status: 0 when every video is settled, 2 when some should be asked for again."""
     parser = argparse.ArgumentParser(
         prog="python -m ss3d_lib.youtube8m", description="YouTube-8M TFRecords to a list of videos, for ss3d_lib.fetch.",
         epilog="The TFRecords and vocabulary.csv come from https://research.google.com/youtube8m/download.html (CC BY 4.0).",
@@ -233,16 +274,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         vocabulary = read_vocabulary(options.vocabulary) if options.vocabulary else {}
-        wanted = label_numbers(options.labels, vocabulary)
-        found = (entry for path in options.records for entry in select(read_entries(path), wanted))
-        entries = [Entry(e.id, e.labels) for e in itertools.islice(found, options.max or None)]  # without the features
+        entries = choose(options.records, label_numbers(options.labels, vocabulary), options.max)
         ids = IdMap(options.out.with_name(options.out.name + ".ids"), options.server, Pacer(options.interval_s))
-        listed, gone = write_list(options.out, progress(entries, label="resolving ids"), ids, vocabulary)
-    except (RecordError, TemporaryError, ValueError, OSError) as error:
+        counts = write_list(options.out, progress(entries, label="resolving ids"), ids, vocabulary)
+    except (RecordError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{options.out}: {listed} videos; {gone} more are no longer in the mapping")
-    return 0
+    print(f"{options.out}: {counts.listed} videos; {counts.gone} more are no longer in the mapping")
+    if counts.missing:
+        print(f"{counts.missing} more have no answer yet; the last: {counts.trouble}", file=sys.stderr)
+    return 2 if counts.missing else 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import csv
 import errno
 import hashlib
 import io
+import itertools
 import os
 import shutil
 import subprocess
@@ -114,9 +115,38 @@ def test_the_server_may_ask_for_a_longer_pause(server, tmp_path, clip, via):
     assert one(server, tmp_path / "a", page, settings, Pacer(0, sleep=clock.sleep)).status == "fetched"
     assert 50 < clock.pauses[0] <= 60
     clock.pauses.clear()
-    page = Page(clip, fails=1, headers={"Retry-After": "999999"})
-    one(server, tmp_path / "b", page, settings, Pacer(0, sleep=clock.sleep))
+    page = Page(clip, fails=1, headers={"Retry-After": "600"})
+    assert one(server, tmp_path / "b", page, settings, Pacer(0, sleep=clock.sleep)).status == "fetched"
     assert clock.pauses == [600]
+
+
+@pytest.mark.parametrize("via", ["http", "yt-dlp"])
+def test_a_server_that_asks_for_a_long_pause_is_left_for_the_next_call(server, tmp_path, clip, via):
+    clock, settings = Clock(), FetchSettings(("any",), via=via)
+    server.pages["/b.mp4"] = Page(clip, fails=9, fail_status=429, headers={"Retry-After": "3600"})
+    rows = [FetchRow("busy", server.url("/b.mp4")), *(FetchRow(f"same{i}", server.url("/a.mp4")) for i in range(12))]
+    with Loopback() as other:
+        other.pages["/a.mp4"] = Page(clip)
+        rows.append(FetchRow("other", other.url("/a.mp4")))
+        pacer = Pacer(0, sleep=clock.sleep)
+        found = fetch_list(rows, tmp_path, settings, pacer)
+    assert clock.pauses == [] and server.asked == ["/b.mp4"]  # neither shortened nor asked again
+    assert [row.status for row in found] == 13 * ["failed"] + ["fetched"] and "429" in found[0].message
+    said = f"{server.url().removeprefix('http://')} asks for a pause of 3600 s: run the same command again after it"
+    assert all(said in row.message for row in found[:13]) and list(pacer.closed.values()) == [said]
+    assert not [row for row in rows[1:13] if fetch._state_file(row, tmp_path).exists()]  # untried still: the first to be asked
+    server.pages["/b.mp4"].fails = 0
+    assert {row.status for row in fetch_list(rows, tmp_path, settings, quick())} == {"fetched"}
+    assert server.asked[1] == "/a.mp4" and server.asked[-1] == "/b.mp4"
+
+
+def test_the_command_line_names_a_server_that_asks_for_a_long_pause(server, tmp_path, clip, capsys):
+    server.pages["/b.mp4"] = Page(clip, fails=1, fail_status=503, headers={"Retry-After": "7200"})
+    (tmp_path / "list.csv").write_text(f"id,url\na,{server.url('/b.mp4')}\nb,{server.url('/a.mp4')}\n")
+    assert fetch.main([str(tmp_path / "list.csv"), "--out", str(tmp_path / "out"), "--interval-s", "0", "--licences", "any"]) == 2
+    said = capsys.readouterr()
+    assert "0 fetched, 0 refused, 2 failed" in said.out and server.asked == ["/b.mp4"]
+    assert "asks for a pause of 7200 s: run the same command again" in said.err
 
 
 @pytest.mark.parametrize("via", ["http", "yt-dlp"])
@@ -130,6 +160,16 @@ def test_a_drip_is_noticed(server, tmp_path, clip):
     settings = FetchSettings(("any",), Limits(silence_s=5, total_s=0.3))
     row = one(server, tmp_path, Page(clip, drip_s=0.1), settings, quick(attempts=1))
     assert row.status == "failed" and "too slow" in row.message
+
+
+@pytest.mark.parametrize("via", ["http", "yt-dlp"])
+@pytest.mark.parametrize(("seconds", "status"), [(150, "fetched"), (250, "failed")])
+def test_our_own_rate_is_no_drip(server, tmp_path, clip, via, seconds, status):
+    """At 10 MB/s the largest file allowed takes 100 s, so twice that may pass, whatever total_s says."""
+    times_s = itertools.chain([0.0] * 3, itertools.repeat(float(seconds)))  # two questions before the request, one at its start
+    settings = FetchSettings(("any",), Limits(total_s=10, max_bytes=10**9), via)
+    row = one(server, tmp_path, Page(clip), settings, quick(bytes_per_s=1e7, attempts=1, clock=lambda: next(times_s)))
+    assert row.status == status and ("too slow" in row.message) == (status == "failed")
 
 
 @pytest.mark.parametrize("via", ["http", "yt-dlp"])
@@ -179,6 +219,17 @@ def test_a_site_that_wants_fewer_questions_is_asked_again_later(words):
     assert isinstance(downloads._yt_dlp_error(asked_too_often), TemporaryError)
     gone = yt_dlp.utils.DownloadError("no", (None, yt_dlp.utils.ExtractorError("Video unavailable", expected=True), None))
     assert isinstance(downloads._yt_dlp_error(gone), RefusedError)
+
+
+def test_a_video_without_formats_is_asked_again_after_an_upgrade(server, tmp_path, monkeypatch):
+    plain = yt_dlp.extractor.generic.GenericIE._real_extract
+    old = lambda self, url: plain(self, url) | {"formats": [{"url": url, "format_id": "1", "ext": "mp4", "protocol": "m3u8_native"}]}
+    call = lambda: fetch_list([FetchRow("x", server.url("/a.mp4"))], tmp_path, FetchSettings(("any",), via="yt-dlp"), quick(attempts=1))[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(yt_dlp.extractor.generic.GenericIE, "_real_extract", old)
+        row = call()
+    assert row.status == "failed" and "Requested format is not available" in row.message and "update it" in row.message
+    assert call().status == "fetched"
 
 
 @pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/json", "image/png", "application/vnd.apple.mpegurl"])
@@ -385,8 +436,31 @@ def test_licences(server, tmp_path):
     assert statuses("cc-by") == ["fetched", "refused", "refused", "refused"]
     assert statuses("CC0", "unknown") == ["refused", "fetched", "refused", "fetched"]  # other settings, other answer
     assert statuses("any") == ["fetched"] * 4
-    same = ["Creative Commons Attribution license (reuse allowed)", "https://creativecommons.org/licenses/by/4.0/", "CC_BY"]
-    assert {fetch.plain_licence(text) for text in same} == {"cc-by"}
+
+
+@pytest.mark.parametrize(
+    ("family", "texts"),
+    [("cc-by", ["Creative Commons Attribution license (reuse allowed)", "https://creativecommons.org/licenses/by/4.0/", "CC_BY",
+                "http://creativecommons.org/licenses/by/3.0/us/", "CC BY 3.0 US", "cc-by-2.5-scotland", "CC BY 4.0 International"]),
+     ("cc0", ["CC0", "CC0 1.0 Universal", "http://creativecommons.org/publicdomain/zero/1.0/",
+              "creativecommons.org/publicdomain/zero/1.0/deed.de"]),
+     ("cc-by-nc", ["CC BY-NC 3.0 US", "https://creativecommons.org/licenses/by-nc/4.0/"]), ("cc-by-sa", ["CC BY-SA 2.0 DE"]),
+     ("unknown", ["", " "])],
+)  # fmt: skip
+def test_names_of_the_same_licence(family, texts):
+    assert {fetch.plain_licence(text) for text in texts} == {family}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["CC BY-NC", "CC BY-ND 4.0", "CC BY 3.0 NC", "CC BY 3.0 ND", "CC BY 4.0 SA", "cc-by-3.0-us-nc",
+     "CC BY 4.0, not commercial", "CC BY NC 3.0 US", "https://creativecommons.org/licenses/by-nc-nd/3.0/us/",
+     "https://creativecommons.org/licenses/by/4.0/ or by-nc",
+     "no: creativecommons.org/licenses/by/4.0/", "https://creativecommons.org/publicdomain/mark/1.0/"],
+)  # fmt: skip
+def test_other_licences_pass_neither_as_cc_by_nor_as_cc0(text):
+    with pytest.raises(RefusedError, match="is not among those allowed"):
+        fetch.licence_check(["cc-by", "cc0"])(text)
 
 
 def test_a_video_whose_licence_is_no_longer_allowed_goes(server, tmp_path):
@@ -449,6 +523,23 @@ def test_the_licence_that_the_site_states_counts_and_comes_before_the_download(s
     assert found.status == "refused" and "All rights reserved" in found.message
 
 
+@pytest.mark.parametrize("embedded", [False, True])
+def test_on_youtube_no_list_states_a_licence(server, tmp_path, monkeypatch, embedded):
+    """A video of YouTube, also on another site's page, that states none has all rights reserved."""
+    stated, address = {}, "https://www.youtube.com/watch?v=aaaaaaaaaa1"
+    made = lambda self, url: {"id": "aaaaaaaaaa1", "title": "t", "url": server.url("/a.mp4"), "ext": "mp4"} | stated
+    monkeypatch.setattr(yt_dlp.extractor.youtube.YoutubeIE, "_real_extract", made)
+    monkeypatch.setattr(yt_dlp.extractor.generic.GenericIE, "_real_extract", lambda self, url: self.url_result(address))
+    row = FetchRow("aaaaaaaaaa1", server.url("/page") if embedded else address, licence="cc-by")  # says the list
+    call = lambda *licences: fetch_list([row], tmp_path, FetchSettings(licences, via="yt-dlp"), quick())[0]
+    refused = call("cc-by")
+    assert refused.status == "refused" and "licence 'unknown'" in refused.message and not server.asked
+    assert (call("unknown").status, call("unknown").licence) == ("fetched", "")
+    assert call("cc-by").status == "refused" and not list(tmp_path.rglob("*.mp4"))
+    stated["license"] = "Creative Commons Attribution license (reuse allowed)"
+    assert call("cc-by", "any").licence == stated["license"]
+
+
 @pytest.mark.parametrize("url", ["https://www.youtube.com/playlist?list=PL0123456789", "https://youtu.be/", "https://youtube.com/@a"])
 def test_playlists_and_channels_are_no_videos(tmp_path, url):
     row = fetch_list([FetchRow("x", url)], tmp_path, ANY, quick())[0]
@@ -465,7 +556,7 @@ def test_rate_limits(server, tmp_path, clip):
     clock = Clock()
     pacer = Pacer(5, 1000, sleep=clock.sleep, clock=lambda: clock.now_s)
     for name in ("one", "two", "three"):
-        download_http(server.url("/a.mp4"), tmp_path / name, Limits(total_s=1e9), pacer)
+        download_http(server.url("/a.mp4"), tmp_path / name, Limits(), pacer)
     assert clock.now_s == pytest.approx(3 * len(clip) / 1000)  # longer than the interval, so only the rate counts
     clock = Clock()
     pacer = Pacer(5, sleep=clock.sleep, clock=lambda: clock.now_s)

@@ -54,10 +54,10 @@ def test_video_level(video_level):
     assert [(e.id, list(e.labels)) for e in entries] == [(name, labels) for name, (_, labels) in VIDEOS.items()]
     np.testing.assert_allclose(entries[1].mean_rgb, np.random.default_rng(1).normal(size=1024).astype(np.float32))
     assert entries[0].mean_audio.shape == (128,) and entries[0].rgb is None and entries[0].audio is None
-    assert youtube8m.count_records(video_level) == 3
+    assert len(youtube8m.record_places(video_level)) == 3
     video_level.write_bytes(b"")
     with pytest.raises(youtube8m.RecordError, match="is empty; download it again"):
-        youtube8m.count_records(video_level)
+        youtube8m.record_places(video_level)
 
 
 def test_frame_level_is_dequantised(tmp_path):
@@ -89,6 +89,22 @@ def test_damaged_files_are_named(video_level, damage):
         list(read_entries(video_level))
 
 
+def test_a_flipped_bit_anywhere_is_noticed(tmp_path):
+    """Without the checksums a bit makes another id, label or feature of the same form."""
+    path = frame_level(tmp_path / "f.tfrecord", np.zeros((1, 4), np.uint8))
+    frame_level(tmp_path / "g.tfrecord", np.zeros((1, 4), np.uint8), b"bb-_")
+    data = path.read_bytes() + (tmp_path / "g.tfrecord").read_bytes()
+    second = len(path.read_bytes())
+    for place in range(second, len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        start = second if place < second + 12 else second + 12  # of the record, or of what it holds
+        with pytest.raises(RecordError, match=f"f.tfrecord: .*at byte {start}[ ,;].*download it again"):
+            list(read_entries(path))
+    path.write_bytes(data.replace(b"bb-_", b"bb-a"))
+    with pytest.raises(RecordError, match=f"record 1, at byte {second + 12}, is damaged: its checksum differs"):
+        list(read_entries(path))
+
+
 def test_an_empty_row_of_features_is_named(tmp_path):
     for codes in (np.zeros((2, 0), np.uint8), np.zeros((1, 1024), np.uint8)):
         writer = tfrecord.TFRecordWriter(str(tmp_path / "f.tfrecord"))
@@ -112,8 +128,10 @@ def test_labels_by_name_and_number(tmp_path, video_level):
     vocabulary = youtube8m.read_vocabulary(tmp_path / "v.csv")
     assert vocabulary == {0: "Game", 3: "Car", 7: "Drive, night"}
     assert youtube8m.label_numbers(["car", "7"], vocabulary) == {3, 7}
-    with pytest.raises(ValueError, match="'Cra'"):
-        youtube8m.label_numbers(["Cra"], vocabulary)
+    for unknown in ("Cra", "8"):
+        with pytest.raises(ValueError, match=f"'{unknown}'.*: not in the vocabulary"):
+            youtube8m.label_numbers(["car", unknown], vocabulary)
+    assert youtube8m.label_numbers(["8"], {}) == {8}
     picked = youtube8m.select(read_entries(video_level), youtube8m.label_numbers(["Car"], vocabulary))
     assert [entry.id for entry in picked] == ["AAaa", "cc03"]
 
@@ -178,6 +196,44 @@ def test_a_server_in_trouble_is_asked_again_and_then_left(server, tmp_path):
     with pytest.raises(TemporaryError, match="http://127.0.0.1:.*/2/j/i/AA/AAaa.js: HTTP status 503; run the same command again"):
         IdMap(tmp_path / "b", server.url(), pacer()).resolve("AAaa")
     assert not (tmp_path / "b").exists()  # trouble is not remembered as an answer
+
+
+def test_one_odd_answer_holds_up_no_other_video(server, tmp_path, video_level, capsys, monkeypatch):
+    monkeypatch.setattr(youtube8m, "Pacer", lambda interval_s: pacer())
+    whole = server.pages["/2/j/i/AA/AAaa.js"]
+    server.pages["/2/j/i/AA/AAaa.js"] = Page(b"", "text/javascript")
+    command = [str(video_level), "--server", server.url(), "--out", str(tmp_path / "list.csv")]
+    listed = lambda: [row["id"] for row in csv.DictReader((tmp_path / "list.csv").read_text().splitlines())]
+    assert youtube8m.main(command) == 2 and listed() == ["bbbbbbbbbb2", "ccccccccc-3"]
+    said = capsys.readouterr()
+    assert "2 videos; 0 more" in said.out and "1 more have no answer yet; the last: http://" in said.err
+    assert "AAaa.js: it answers ''" in said.err and "run the same command again" in said.err
+    server.pages["/2/j/i/AA/AAaa.js"] = whole
+    server.asked.clear()
+    assert youtube8m.main(command) == 0 and listed() == ["aaaaaaaaaa1", "bbbbbbbbbb2", "ccccccccc-3"]
+    assert server.asked == ["/2/j/i/AA/AAaa.js"]
+
+
+def test_a_mapping_that_fails_ten_times_in_a_row_is_left_alone(server, tmp_path):
+    names = [f"f{i:03}" for i in range(15)]
+    server.pages |= {f"/2/j/i/{name[:2]}/{name}.js": Page(status=500) for name in names}
+    (tmp_path / "ids").write_text("cc03,ccccccccc-3\n")
+    entries = [youtube8m.Entry(name, ()) for name in [*names[:9], "AAaa", *names, "bb-_", "cc03"]]
+    ids = IdMap(tmp_path / "ids", server.url(), Pacer(interval_s=0, attempts=1))
+    counts = youtube8m.write_list(tmp_path / "list.csv", entries, ids, {})
+    assert len(server.asked) == 9 + 1 + 10 and (counts.listed, counts.gone, counts.missing) == (2, 0, 25)
+    assert "not asked after 10 failures in a row, the last: http" in counts.trouble and "HTTP status 500" in counts.trouble
+    assert "aaaaaaaaaa1" in (tmp_path / "list.csv").read_text() and "ccccccccc-3" in (tmp_path / "list.csv").read_text()
+
+
+def test_a_selection_without_videos_is_an_error_and_no_list(server, tmp_path, video_level, capsys):
+    (tmp_path / "v.csv").write_text(VOCABULARY + "9,1,/m/d,Train,\n")
+    command = [str(video_level), str(video_level), "--server", server.url(), "--out", str(tmp_path / "list.csv")]
+    vocabulary, none = ["--vocabulary", str(tmp_path / "v.csv")], "train00.tfrecord and 1 more files: no video has one of the labels"
+    for labels, said in ((["999"], none), (["Train", *vocabulary], none), (["999", *vocabulary], "labels ['999']: not in the vocabulary")):
+        assert youtube8m.main([*command, "--labels", *labels]) == 1
+        assert said in capsys.readouterr().err
+    assert not server.asked and not (tmp_path / "list.csv").exists()
 
 
 def test_command_line(server, tmp_path, video_level, capsys):
