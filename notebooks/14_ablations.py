@@ -10,17 +10,18 @@
 # # 14 · Ablations: what each idea is worth
 #
 # **Goal.** Train stage 2 again and again with one idea taken out, and once everything together from nothing, with several seeds,
-# and say which of the differences are larger than luck.
+# and say which of the differences are larger than luck. Three groups of rows, each a run of this notebook: `score`, `teacher`, `design`.
 #
 # **Prerequisites.** Notebooks 01 to 04 (the stages that are taken apart), 07 (the protocol) and 12 (the photometric recipe).
 #
 # **Inputs.** `results/curate/`, `results/score/`, `results/stage1/`, `results/stage2/stereo/`; the embedded validation split,
 # whose truth is read for judging only.
 #
-# **Outputs.** `results/ablations/metrics.json` (mean and spread of each row), `table.md`, `figures/`.
+# **Outputs.** `results/ablations/GROUP/`: `metrics.json` (mean and spread of each row), `table.md`, `figures/`.
 #
-# **Time and memory.** Default: about an hour on 2 cores with AVX-512, two without, 8 GB; so `dvc repro` does not run it, but
-# `dvc repro ablations/dvc.yaml` does. Stopped at any moment, the same command goes on. Smoke: two minutes.
+# **Time and memory.** Default: about half an hour a group on 2 cores with AVX-512, an hour and more without, 8 GB; so `dvc repro` does not
+# run it, but `dvc repro ablations/dvc.yaml:ablations@score` (`@teacher`, `@design`) does. Stopped at any moment, the same command goes
+# on. Smoke: a minute each.
 #
 # **The number you should get.** For each row, its mean, and a sentence that says whether it differs from `full` by more than
 # its seeds differ among themselves. Most figures differ by less; those of `all_at_once` by far more.
@@ -35,18 +36,27 @@ seeds = 3  # trainings of each row: the fewest that have a spread
 steps = 100  # a quarter of stage 2's: differences between ideas show before depth is at its best
 images = 12  # images a step, as in stage 2
 learning_rate = 0.001  # as in stage 2
-rows = {  # row: {key of params.yaml (score, stage1, stage2) or of ablations.Recipe: value}
-    "full": {},  # stage 2 as it is; flow only, as to its teacher
-    "no_filter": {"min_score": 0.0},  # every shot of curation; but those with a low score are seldom drawn
-    "no_score": {"min_score": 0.0, "easy_share": 1.0, "by_score": False},  # every shot, all alike
-    "no_curriculum": {"easy_share": 1.0},  # all kept shots from the first step
-    "no_intrinsics_first": {"sharpness": 0.0},  # a constant focal length for all training shots
-    "single_image": {"single_image": 1.0},  # never any evidence: a single-image network
-    "photometric_only": {"triangulation": 0.0, "photometric": 1.0},  # the other teacher
-    "flow_and_photometric": {"photometric": 0.3},  # both teachers
-    "consistency": {"consistency": 0.3},  # and depth must agree with the neighbours' depth
-    "all_at_once": {"all_at_once": True},  # no stage 1: depth, motion and focal length together, the photometric recipe
-}  # one idea less or more in each; the last is another design
+groups = {  # group: {row: {key of params.yaml (score, stage1, stage2) or of ablations.Recipe: value}}; full is stage 2 as it is
+    "score": {  # what the score is worth
+        "full": {},
+        "no_filter": {"min_score": 0.0},  # every shot of curation; but those with a low score are seldom drawn
+        "no_score": {"min_score": 0.0, "easy_share": 1.0, "by_score": False},  # every shot, all alike
+        "no_curriculum": {"easy_share": 1.0},  # all kept shots from the first step
+    },
+    "teacher": {  # who teaches depth
+        "full": {},  # flow only, as to its teacher
+        "photometric_only": {"triangulation": 0.0, "photometric": 1.0},  # the other teacher
+        "flow_and_photometric": {"photometric": 0.3},  # both teachers
+        "consistency": {"consistency": 0.3},  # and depth must agree with the neighbours' depth
+    },
+    "design": {  # what is known before depth is learnt
+        "full": {},
+        "no_intrinsics_first": {"sharpness": 0.0},  # a constant focal length for all training shots
+        "single_image": {"single_image": 1.0},  # never any evidence: a single-image network
+        "all_at_once": {"all_at_once": True},  # no stage 1: depth, motion and focal length together, the photometric recipe
+    },
+}  # one idea less or more in each row but the last, which is another design
+group = "score"  # of these groups; a matrix key
 
 # %%
 from pathlib import Path
@@ -64,14 +74,15 @@ from ss3d_lib.params import load_sections
 
 torch.set_num_threads(threads)
 plots.use_style()
-results, out, work = Path("results"), Path("results/ablations"), Path(".scratch/ablations")
+results, out, work = Path("results"), Path("results/ablations") / group, Path(".scratch/ablations") / group
 figures = out / "figures"
 
 # %% [markdown]
 # ## The rows
-# A row replaces values of `params.yaml` and, but for `all_at_once`, nothing else; the table shows where each differs from `full`.
+# A row replaces values of `params.yaml` and, but for `all_at_once`, nothing else; the table shows where each differs from `full`, which
+# every group trains again.
 #
-# Read four of them with care. `no_intrinsics_first` is a constant focal length for all training shots: their cameras are solved
+# Read some of them with care. `no_intrinsics_first` is a constant focal length for all training shots: their cameras are solved
 # under 0.8 of the longer side (a posterior that knows nothing is that of ordinary cameras), and the focal head stays untrained, so that
 # it reads the raw curve of a clip. Cameras still come before depth, and bundle adjustment in the forward pass still looks for the
 # focal length of the clip that is judged. `photometric_only` loses triangulation as its *teacher*; the network is still shown what
@@ -94,10 +105,10 @@ figures = out / "figures"
 # steps, at a tenth of the rate, its authors'; its published results took hundreds of thousands. (That rate, tried here once with one
 # seed and 133 steps: AbsRel 0.50 as with ours, direction 62 degrees off for 57, focal error 0.39 for 0.54, for it hardly moved from its start.)
 #
-# **Predict:** which two rows lose most, `all_at_once` aside?
+# **Predict:** which row of the group loses most, `all_at_once` aside?
 
 # %%
-planned = ablations.recipes(rows, load_sections())
+planned = ablations.recipes(groups[group], load_sections())
 table = pd.DataFrame({name: vars(recipe) for name, recipe in planned.items()}).T
 table.loc[:, table.nunique() > 1]
 
@@ -118,8 +129,8 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# Which shots are drawn? Of the rows that change it, the share of draws that go to shots up to a score, at the first step and at the
-# last. **Predict:** which row draws most from shots without a signal?
+# Which shots are drawn? Of `full` and the rows that change it, the share of draws that go to shots up to a score, at the first step and
+# at the last. **Predict:** which row draws most from shots without a signal?
 
 # %%
 drawn = []

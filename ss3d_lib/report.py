@@ -55,13 +55,13 @@ STAGES = tuple("curate score stage1 stage2 experts distill evaluate finetune bas
 MEASURED_APART = ("baselines", "rivals")
 """Stages that measure rows which have no checkpoint."""
 
-ABLATIONS = ("ablations", "student_ablations")
-"""Stages that change one idea at a time."""
+ABLATIONS = ("ablations/score", "ablations/teacher", "ablations/design", "student_ablations")
+"""Folders of the stages that change one idea at a time."""
 
 REFERENCE_ROWS = ("full", "student")
 """Of each of them, the row that changes nothing."""
 
-APART = ("release", "rivals", *ABLATIONS)
+APART = ("release", "rivals", "ablations", "student_ablations", "robustness")
 """Stages that `make repro` does not run: their minutes are not its minutes."""
 
 PICTURES = {
