@@ -7,21 +7,21 @@
 # ---
 
 # %% [markdown]
-# # 14 · Ablations: what each idea is worth, and how much bad light it bears
+# # 14 · Ablations: what each idea is worth
 #
 # **Goal.** Train stage 2 again and again with one idea taken out, and once everything together from nothing, with several seeds,
-# and say which of the differences are larger than luck. Then show the released network pictures that are too dark, too
-# bright, blurred, or too far apart.
+# and say which of the differences are larger than luck. Three groups of rows, each a run of this notebook: `score`, `teacher`, `design`.
 #
 # **Prerequisites.** Notebooks 01 to 04 (the stages that are taken apart), 07 (the protocol) and 12 (the photometric recipe).
 #
-# **Inputs.** `results/curate/`, `results/score/`, `results/stage1/`, `results/stage2/stereo/`,
-# `results/release/student.safetensors`; the embedded validation split, whose truth is read for judging only.
+# **Inputs.** `results/curate/`, `results/score/`, `results/stage1/`, `results/stage2/stereo/`; the embedded validation split,
+# whose truth is read for judging only.
 #
-# **Outputs.** `results/ablations/metrics.json` (mean and spread of each row, figures at each level), `table.md`, `figures/`.
+# **Outputs.** `results/ablations/GROUP/`: `metrics.json` (mean and spread of each row), `table.md`, `figures/`.
 #
-# **Time and memory.** Default: about an hour on 2 cores with AVX-512, two without, 8 GB; so `dvc repro` does not run it, but
-# `dvc repro ablations/dvc.yaml` does. Stopped at any moment, the same command goes on. Smoke: two minutes.
+# **Time and memory.** Default: about half an hour a group on 2 cores with AVX-512, an hour and more without, 8 GB; so `dvc repro` does not
+# run it, but `dvc repro ablations/dvc.yaml:ablations@score` (`@teacher`, `@design`) does. Stopped at any moment, the same command goes
+# on. Smoke: a minute each.
 #
 # **The number you should get.** For each row, its mean, and a sentence that says whether it differs from `full` by more than
 # its seeds differ among themselves. Most figures differ by less; those of `all_at_once` by far more.
@@ -36,48 +36,53 @@ seeds = 3  # trainings of each row: the fewest that have a spread
 steps = 100  # a quarter of stage 2's: differences between ideas show before depth is at its best
 images = 12  # images a step, as in stage 2
 learning_rate = 0.001  # as in stage 2
-rows = {  # row: {key of params.yaml (score, stage1, stage2) or of ablations.Recipe: value}
-    "full": {},  # stage 2 as it is; flow only, as to its teacher
-    "no_filter": {"min_score": 0.0},  # every shot of curation; but those with a low score are seldom drawn
-    "no_score": {"min_score": 0.0, "easy_share": 1.0, "by_score": False},  # every shot, all alike
-    "no_curriculum": {"easy_share": 1.0},  # all kept shots from the first step
-    "no_intrinsics_first": {"sharpness": 0.0},  # a constant focal length for all training shots
-    "single_image": {"single_image": 1.0},  # never any evidence: a single-image network
-    "photometric_only": {"triangulation": 0.0, "photometric": 1.0},  # the other teacher
-    "flow_and_photometric": {"photometric": 0.3},  # both teachers
-    "consistency": {"consistency": 0.3},  # and depth must agree with the neighbours' depth
-    "all_at_once": {"all_at_once": True},  # no stage 1: depth, motion and focal length together, the photometric recipe
-}  # one idea less or more in each; the last is another design
-robustness = {
-    "gain": [0.1, 0.25, 0.5, 2.0, 4.0],  # exposure: night, to a washed-out picture
-    "gamma": [0.4, 2.5],  # mid tones lifted and crushed; black and white stay
-    "blur_px": [1.0, 2.0, 4.0],  # of 144 rows: out of focus, or the smear of a fast motion
-    "skip": [2, 4, 8],  # frames: a camera so many times as fast
-}  # kind: levels; graded, so that one sees where it breaks
+groups = {  # group: {row: {key of params.yaml (score, stage1, stage2) or of ablations.Recipe: value}}; full is stage 2 as it is
+    "score": {  # what the score is worth
+        "full": {},
+        "no_filter": {"min_score": 0.0},  # every shot of curation; but those with a low score are seldom drawn
+        "no_score": {"min_score": 0.0, "easy_share": 1.0, "by_score": False},  # every shot, all alike
+        "no_curriculum": {"easy_share": 1.0},  # all kept shots from the first step
+    },
+    "teacher": {  # who teaches depth
+        "full": {},  # flow only, as to its teacher
+        "photometric_only": {"triangulation": 0.0, "photometric": 1.0},  # the other teacher
+        "flow_and_photometric": {"photometric": 0.3},  # both teachers
+        "consistency": {"consistency": 0.3},  # and depth must agree with the neighbours' depth
+    },
+    "design": {  # what is known before depth is learnt
+        "full": {},
+        "no_intrinsics_first": {"sharpness": 0.0},  # a constant focal length for all training shots
+        "single_image": {"single_image": 1.0},  # never any evidence: a single-image network
+        "all_at_once": {"all_at_once": True},  # no stage 1: depth, motion and focal length together, the photometric recipe
+    },
+}  # one idea less or more in each row but the last, which is another design
+group = "score"  # of these groups; a matrix key
 
 # %%
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
 from IPython.display import Markdown
 
 from ss3d_lib import ablations, evaluate, plots, report
-from ss3d_lib.degradations import DEGRADED, degrade
+from ss3d_lib.curriculum import ease, sampling_weights
 from ss3d_lib.files import write_json
 from ss3d_lib.params import load_sections
 
 torch.set_num_threads(threads)
 plots.use_style()
-results, out, work = Path("results"), Path("results/ablations"), Path(".scratch/ablations")
+results, out, work = Path("results"), Path("results/ablations") / group, Path(".scratch/ablations") / group
 figures = out / "figures"
 
 # %% [markdown]
 # ## The rows
-# A row replaces values of `params.yaml` and, but for `all_at_once`, nothing else; the table shows where each differs from `full`.
+# A row replaces values of `params.yaml` and, but for `all_at_once`, nothing else; the table shows where each differs from `full`, which
+# every group trains again.
 #
-# Read four of them with care. `no_intrinsics_first` is a constant focal length for all training shots: their cameras are solved
+# Read some of them with care. `no_intrinsics_first` is a constant focal length for all training shots: their cameras are solved
 # under 0.8 of the longer side (a posterior that knows nothing is that of ordinary cameras), and the focal head stays untrained, so that
 # it reads the raw curve of a clip. Cameras still come before depth, and bundle adjustment in the forward pass still looks for the
 # focal length of the clip that is judged. `photometric_only` loses triangulation as its *teacher*; the network is still shown what
@@ -100,21 +105,12 @@ figures = out / "figures"
 # steps, at a tenth of the rate, its authors'; its published results took hundreds of thousands. (That rate, tried here once with one
 # seed and 133 steps: AbsRel 0.50 as with ours, direction 62 degrees off for 57, focal error 0.39 for 0.54, for it hardly moved from its start.)
 #
-# **Predict:** which two rows lose most, `all_at_once` aside?
+# **Predict:** which row of the group loses most, `all_at_once` aside?
 
 # %%
-planned = ablations.recipes(rows, load_sections())
+planned = ablations.recipes(groups[group], load_sections())
 table = pd.DataFrame({name: vars(recipe) for name, recipe in planned.items()}).T
 table.loc[:, table.nunique() > 1]
-
-# %%
-clips = ablations.judges(data, max_frames, max_clips)
-ends = {(kind, end(robustness[kind])) for kind in DEGRADED if kind in robustness for end in (min, max)}
-panels = [
-    {"intact": clip.frames[0]} | {f"{kind} {level:g}": degrade(clip, kind, level).frames[0] for kind, level in sorted(ends)}
-    for clip in [clip for clip in clips if clip.frames.shape == clips[0].frames.shape][:3]
-]
-plots.save_figure(plots.map_panel(panels), figures / "degraded.png")
 
 # %% [markdown]
 # ## Shots, cameras and sweeps
@@ -132,6 +128,21 @@ pd.DataFrame(
     }
 )
 
+# %% [markdown]
+# Which shots are drawn? Of `full` and the rows that change it, the share of draws that go to shots up to a score, at the first step and
+# at the last. **Predict:** which row draws most from shots without a signal?
+
+# %%
+drawn = []
+for name, recipe in planned.items():
+    if name == ablations.FULL or (recipe.min_score, recipe.easy_share, recipe.by_score) != (usual.min_score, usual.easy_share, usual.by_score):
+        scores, eases = np.array([s.score for s in shown[name]]), np.array([ease(s) for s in shown[name]])
+        for step, progress in (("first", 0.0), ("last", 1.0)):
+            weights = sampling_weights(scores if recipe.by_score else np.ones_like(scores), eases, progress, recipe.easy_share)
+            drawn += [{"row": name, "step": step, "score": score, "weight": weight} for score, weight in zip(scores, weights)]
+grid = sns.displot(pd.DataFrame(drawn), x="score", weights="weight", hue="row", col="step", kind="ecdf", height=2.4, aspect=1.4)
+plots.save_figure(grid.set_ylabels("share of draws").figure, figures / "drawn.png")
+
 # %%
 for name, recipe in planned.items():
     if recipe.min_score < usual.min_score:
@@ -146,7 +157,7 @@ del shown  # the processes below read their own
 # that of the *training*, not of stage 1, of the corpus, or of the clips that judge.
 
 # %%
-strides = tuple(evaluate.choose_strides(clips, threads))
+strides = tuple(evaluate.choose_strides(ablations.judges(data, max_frames, max_clips), threads))
 judging = ablations.Judging(data, max_frames, max_clips, strides)
 budget = ablations.Budget(steps, images, learning_rate)
 jobs = [
@@ -174,39 +185,8 @@ close = {name.replace("_", " "): row for name, row in block.items() if not plann
 close = {"full: nothing changed" if name == ablations.FULL else name: row for name, row in close.items()}
 plots.save_figure(plots.set_bars(ablations.bars(close), columns, "embedded_val, mean and spread"), figures / "rows.png")
 
-# %% [markdown]
-# ## Bad light, blur and fast motion
-# The released network on the same clips, made worse in grades; one checkpoint, so here is no spread. Strides are chosen on the bad
-# pictures: a camera that is twice as fast gets half the stride, until there is no smaller one. With `skip` fewer images are
-# judged, and a clip of 20 frames has 3 left at 8.
-#
-# **Predict:** what is worse, a tenth of the light or a blur of 2 px?
-
 # %%
-released = str(results / "release/student.safetensors")
-levels = pd.DataFrame(ablations.robustness(clips, robustness, released, work / "robustness", threads))
-titles = {key: report.COLUMNS[key][0] for key in ablations.KEYS}
-long = levels.rename(columns=titles).melt(["kind", "level"], list(titles.values()), var_name="error")
-grid = sns.relplot(
-    long, x="level", y="value", col="kind", row="error", kind="line", marker="o", height=1.8, aspect=1.3,
-    clip_on=False, facet_kws={"sharex": "col", "sharey": "row", "margin_titles": True},
-)  # fmt: skip
-grid.set(ylim=(0, None), ylabel="").set_titles(row_template="{row_name}", col_template="{col_name}")
-units = {"gain": ("times the light", "log"), "gamma": ("exponent", "log"), "blur_px": ("px of 144 rows", "linear"), "skip": ("frames", "linear")}
-for kind, axis in zip(grid.col_names, grid.axes[-1]):
-    ticks = sorted(levels.level[levels.kind == kind])
-    axis.set(xlabel=units[kind][0], xscale=units[kind][1])
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axis.minorticks_off()
-plots.save_figure(grid.figure, figures / "robustness.png")
-
-# %%
-graded = {
-    kind: {f"{level:g}": values for level, values in group.drop(columns="kind").set_index("level").T.to_dict().items()}
-    for kind, group in levels.groupby("kind")
-}
-write_json(out / "metrics.json", {"rows": block, "robustness": graded})
-levels.round(3)
+write_json(out / "metrics.json", {"rows": block})
 
 # %% [markdown]
 # ## Recap
@@ -214,11 +194,10 @@ levels.round(3)
 # - A row takes one idea out of a system in which other parts may do its work: that nothing is lost without it does not show
 #   that it does nothing.
 # - Two designs, measured beside each other, say which one works at this budget, not which of their differences is why.
-# - Degradations are graded, because what matters is where it breaks, not that it does.
 #
 # ## Exercises
 # 1. How many spreads apart are two rows whose seeds gave 0.20, 0.21, 0.22 and 0.22, 0.23, 0.24?
-# 2. A gain of 0.5 and a gamma of 2 both darken. Which of them merges more of the 256 grey levels, and where?
+# 2. Whose seeds agree best: in which row is the standard deviation of AbsRel the smallest share of its mean?
 
 # %% tags=["solution"]
 made_up = {"full": [0.20, 0.21, 0.22], "other": [0.22, 0.23, 0.24]}
@@ -227,12 +206,10 @@ print(report.sentence(pair["other"]))
 assert abs(report.in_spreads(pair["other"], "absrel_median") - 2) < 1e-6
 
 # %% tags=["solution"]
-import numpy as np
-
-levels_of = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, -1)
-darker = {kind: np.unique(DEGRADED[kind](levels_of, level)) for kind, level in (("gain", 0.5), ("gamma", 2.0))}
-print("grey levels left:", {kind: len(left) for kind, left in darker.items()})
-assert len(darker["gain"]) < len(darker["gamma"]), "a gain merges pairs everywhere, gamma only shadows: and keeps white"
+steadiness = {name: row["absrel_median_std"] / row["absrel_median_mean"] for name, row in block.items()}
+steadiest = min(steadiness, key=steadiness.get)
+print(f"{steadiest}: {steadiness[steadiest]:.1%}; full: {steadiness[ablations.FULL]:.1%}")
+assert 0 <= steadiness[steadiest] <= steadiness[ablations.FULL]
 
 # %% [markdown]
 # Next: [15 · Ablations of the student](15_student_ablations.ipynb)

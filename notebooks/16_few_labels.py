@@ -185,4 +185,4 @@ assert other.std() > 0 and same_scene < 255
 print("there the question was that one video; here it is videos that nobody labelled")
 
 # %% [markdown]
-# Back to the map: [00 · Start here](00_start_here.ipynb)
+# Next: [17 · Bad light, blur and fast motion](17_robustness.ipynb). Or back to the map: [00 · Start here](00_start_here.ipynb)

@@ -53,23 +53,21 @@ STAGES = tuple("curate score stage1 stage2 experts distill evaluate finetune bas
 MEASURED_APART = ("baselines", "rivals")
 """Stages that measure rows which have no checkpoint."""
 
-ABLATIONS = ("ablations", "student_ablations")
-"""Stages that change one idea at a time."""
+ABLATIONS = ("ablations/score", "ablations/teacher", "ablations/design", "student_ablations")
+"""Folders of the stages that change one idea at a time."""
 
 REFERENCE_ROWS = ("full", "student")
 """Of each of them, the row that changes nothing."""
 
-APART = ("release", "rivals", "robustness", *ABLATIONS)
+APART = ("release", "rivals", "ablations", "student_ablations", "robustness")
 """Stages that `make repro` does not run: their minutes are not its minutes."""
 
 PICTURES = {
     "depth.png": "evaluate/student-embedded_test/figures/depth.png",
     "trajectories.png": "evaluate/student-embedded_test/figures/trajectories.png",
     "focal.png": "evaluate/student-embedded_test/figures/focal.png",
-    "robustness.png": "robustness/figures/robustness.png",
 }
 """What README.md shows: a file in docs/ -> the figure below results/ that it is a copy of. Frames of others' sets stay out."""
-
 
 LEGEND = (
     "Medians over pairs and shots, means over images; 95 % intervals in brackets, over shots, or over blocks of images of a "

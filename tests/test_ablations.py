@@ -1,12 +1,14 @@
 """Ablations: rows as changes of params.yaml, what is finished is not done again, the table's words, and bad pictures."""
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from made_shots import make_shot
 from test_evaluate import make_clip
 
@@ -22,13 +24,22 @@ SECTIONS = load_sections()
 @pytest.mark.parametrize("file", ["params.yaml", "params.smoke.yaml"])
 def test_full_is_stage_2_and_every_other_row_differs(file):
     sections = load_sections(file)
-    planned = ablations.recipes(sections["ablations"]["rows"], sections)
+    groups = [ablations.recipes(rows, sections) for rows in sections["ablations"]["groups"].values()]
+    planned = {name: recipe for rows in groups for name, recipe in rows.items()}
+    assert sum(map(len, groups)) == len(planned) + len(groups) - 1, "only `full` stands in several groups"
     full, stage2 = planned.pop("full"), sections["stage2"]
     assert {key: value for key, value in vars(full).items() if key in stage2} == {key: stage2[key] for key in stage2 if hasattr(full, key)}
     assert full.min_score == sections["score"]["min_score"] and full.sharpness == sections["stage1"]["sharpness"]
     assert full.by_score and full.sees_evidence and not planned["single_image"].sees_evidence
     assert [name for name, recipe in planned.items() if recipe.all_at_once] == ["all_at_once"] and not full.all_at_once
     assert all(recipe != full for recipe in planned.values())
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "params.smoke.yaml"])
+def test_every_group_is_a_stage(file):
+    stages = yaml.safe_load(Path("ablations/dvc.yaml").read_text())["stages"]
+    assert set(stages["ablations"]["foreach"]) == set(load_sections(file)["ablations"]["groups"])
+    assert {Path(folder) for folder in report.ABLATIONS} >= {Path("ablations") / name for name in stages["ablations"]["foreach"]}
 
 
 def test_the_default_budget_is_a_quarter_of_stage_2_with_three_seeds():
@@ -56,14 +67,15 @@ def test_a_misspelt_change_and_a_missing_full_row_are_refused():
 
 
 def test_a_row_that_changes_no_shots_takes_the_folders_of_the_stages(tmp_path):
-    planned = ablations.recipes(SECTIONS["ablations"]["rows"], SECTIONS)
+    planned = ablations.recipes(SECTIONS["ablations"]["groups"]["teacher"], SECTIONS)
     source = ablations.prepare(planned["photometric_only"], planned["full"], tmp_path / "results", tmp_path / "work", 1)
     assert source.cameras == tmp_path / "results/stage1/cameras" and source.stereo == tmp_path / "results/stage2/stereo"
     assert not (tmp_path / "work").exists()
 
 
 def test_a_row_that_changes_the_lens_makes_cameras_and_sweeps_and_one_that_changes_the_filter_scores_too(tmp_path, monkeypatch):
-    planned = ablations.recipes(SECTIONS["ablations"]["rows"], SECTIONS)
+    groups = SECTIONS["ablations"]["groups"]
+    planned = ablations.recipes(groups["score"] | groups["design"], SECTIONS)
     called = []
     for name in ("score_shots", "estimate_all", "sweep_all"):
         monkeypatch.setattr(ablations, name, lambda *arguments, name=name: called.append((name, arguments)) or {})
@@ -187,8 +199,7 @@ def test_the_table_has_a_line_with_a_sentence_for_each_row():
 
 
 def test_the_block_of_readme_holds_the_tables_whose_figures_are_there(tmp_path):
-    for stage, row in (("ablations", "full"), ("student_ablations", "student")):
-        (tmp_path / stage).mkdir()
+    for stage, row in (("ablations/score", "full"), ("student_ablations", "student")):
         write_json(tmp_path / stage / "metrics.json", {"rows": made_up(**{row: [0.20, 0.22], "a_row": [0.25, 0.26]})})
         text = report.ablations_block(tmp_path)
         assert f"| **{row}** | 0.2100" in text and text.count("**a row**") == text.count("| row |")

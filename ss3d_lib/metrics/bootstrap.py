@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-
 BLOCKS, LONGEST, SHORTEST = 8, 20, 3
 """A single sequence is split into so many blocks at least, but of no more and (if it is short) no fewer images than these."""
 
