@@ -257,8 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         require_place(options.out)
         predict = checkpoint_predictor(options.checkpoint)
-        sets, problems = evaluate_folder(options.sequences, predict, options.layout, options.stride, options.max_frames)
         identity = {"checkpoint_sha256": file_sha256(options.checkpoint)}  # figures of two checkpoints cannot be mixed unnoticed
+        sets, problems = evaluate_folder(options.sequences, predict, options.layout, options.stride, options.max_frames)
         write_json(options.out, {name: figures | identity for name, figures in sets.items()})
     except (DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

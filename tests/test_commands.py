@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -105,8 +106,10 @@ def test_one_bad_sequence_does_not_cost_the_others(tmp_path, capsys, monkeypatch
     (tmp_path / "in" / "broken" / "intrinsics.txt").write_text("no numbers")
     guess = lambda frames: Answer(depth_m=np.ones(frames.shape[:3]), focal_px=20.0)
     monkeypatch.setattr(evaluate, "checkpoint_predictor", lambda path: guess)
-    command = ["--checkpoint", "x", "--sequences", str(tmp_path / "in"), "--out", str(tmp_path / "o.json"), "--stride", "1"]
+    (tmp_path / "x").write_bytes(b"weights")
+    command = ["--checkpoint", str(tmp_path / "x"), "--sequences", str(tmp_path / "in"), "--out", str(tmp_path / "o.json"), "--stride", "1"]
     assert evaluate.main(command) == 1
+    assert read_json(tmp_path / "o.json")["good"]["checkpoint_sha256"] == hashlib.sha256(b"weights").hexdigest()
     printed = capsys.readouterr().err
     assert "left out: " in printed and "broken" in printed and set(read_json(tmp_path / "o.json")) == {"good"}
     assert evaluate.main([*command, "--max-frames", "1"]) == 1
