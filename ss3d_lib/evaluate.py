@@ -223,7 +223,7 @@ def evaluate_folder(
     Raises ValueError for one frame, and DatasetError where the folder holds nothing of the layout.
     """
     if max_frames == 1:
-        raise ValueError("one frame of a sequence is not a clip: take at least 2, or 0 for all")
+        raise ValueError("one frame of a sequence is not a clip: take at least 2 frames, or 0 for all")
     results, problems = [], []
     for clip in progress(_readable(Path(folder), layout, max_frames, problems), label=layout):
         results.append(evaluate_clip(clip, predict, stride or choose_stride(clip)))

@@ -412,7 +412,8 @@ def test_evaluate_folder_reads_no_more_frames_than_asked_for(tmp_path, monkeypat
 def test_an_empty_folder_is_an_error_in_every_layout(tmp_path, capsys, monkeypatch, layout):
     monkeypatch.setattr(evaluate, "checkpoint_predictor", lambda path: None)
     (tmp_path / "empty").mkdir()
-    given = {"checkpoint": "m.safetensors", "sequences": tmp_path / "empty", "out": tmp_path / "o.json", "layout": layout}
+    (tmp_path / "m.safetensors").write_bytes(b"")
+    given = {"checkpoint": tmp_path / "m.safetensors", "sequences": tmp_path / "empty", "out": tmp_path / "o.json", "layout": layout}
     assert evaluate.main([word for key, value in given.items() for word in (f"--{key}", str(value))]) == 1
     printed = capsys.readouterr().err
     assert "error: " in printed and str(tmp_path / "empty") in printed and not (tmp_path / "o.json").exists()
