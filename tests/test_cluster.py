@@ -6,6 +6,8 @@ import os
 import signal as signals
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -98,10 +100,14 @@ def test_an_unknown_backend_is_refused():
 
 
 def busy_worker() -> psutil.Process:
-    """A worker of our Ray that is at work: Ray writes what a worker does into its title."""
-    for process in psutil.Process().children(recursive=True):
-        if "ray::ray_attempt" in " ".join(process.cmdline()):
-            return process
+    """A worker of our Ray that is at work: Ray writes what a worker does into its title, and between two jobs nothing."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "ray::ray_attempt" in " ".join(process.cmdline()):
+                    return process
+        time.sleep(0.02)
     raise AssertionError("no worker is at work")
 
 
