@@ -37,6 +37,7 @@ matcher_rate = 0.002  # learning rate of the matcher; twice this diverged
 head_steps = 600  # of the focal head: milliseconds each
 head_clips = 64  # soft labels a step
 head_rate = 0.002  # learning rate of the focal head
+window = 0  # shots in memory at a time, streamed from tar shards; 0: all of them
 
 # %%
 import hashlib
@@ -46,9 +47,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ss3d_lib import camera_losses, intrinsics, plots, twoview
+from ss3d_lib import camera_losses, intrinsics, plots, streaming, twoview
 from ss3d_lib.checkpoints import save_model
-from ss3d_lib.data import frames_tensor, load_shots
+from ss3d_lib.data import frames_tensor, step_of
 from ss3d_lib.files import write_json
 from ss3d_lib.models import ClipNet
 from ss3d_lib.training import Plan, fingerprint, train
@@ -109,6 +110,9 @@ assert np.ptp(curves["move only"]) < 0.5 * np.ptp(curves["turn and move"]), "pur
 # $p(f) \propto p_0(f) \exp(-\beta\, r(f))$ with the mean robust reprojection error $r$ that is left, and what is known before a
 # clip is seen: $p_0$, that ordinary cameras have about 0.8 longer sides, within a factor of 1.6. All kept shots are learnt from,
 # also those that show little of their focal length: their label is as wide, and so the network learns when it cannot know.
+#
+# More shots than memory holds are streamed (`window`): packed into tar shards, read in an order of the seed's, so many at hand
+# at a time, of which one gives way to the next after every step (`ss3d_lib.streaming`). Figures then show those of the first step.
 
 # %%
 table = Path("results/score/scores.csv")
@@ -117,8 +121,10 @@ work = Path(".scratch/stage1")
 errors = intrinsics.estimate_all("results/curate", "results/score", str(work / f"cameras-{tag}"), sharpness, threads)
 assert not errors, f"{len(errors)} shots without cameras, such as {list(errors.values())[:3]}"
 shutil.copytree(work / f"cameras-{tag}", out / "cameras", dirs_exist_ok=True)
-shots = load_shots("results/curate", "results/score", out / "cameras")
-print(len(shots), "shots,", sum(len(shot.frames) for shot in shots), "frames")
+folders = ("results/curate", "results/score", out / "cameras", None)
+pool = streaming.open_pool(*folders, window, work / "shards", seed, threads)
+shots = pool.at(0).shots
+print(pool.count, "shots; in memory", len(shots), "of", sum(len(shot.frames) for shot in shots), "frames")
 
 # %%
 by_entropy = sorted(
@@ -160,11 +166,17 @@ plots.save_figure(plots.histogram(groups, "focal length / longer image side"), f
 # %%
 torch.manual_seed(seed)
 model = ClipNet(size)
-weights = np.array([shot.score for shot in shots])
 plan = Plan(matcher_steps, learning_rate=matcher_rate, seed=seed)
-loss = lambda rng: camera_losses.matcher_loss(model, shots, weights, matcher_pairs, refined_pairs, rng)
-depends = fingerprint(model, shots, sharpness, matcher_pairs, refined_pairs)
-history = train(model.matcher, loss, plan, work / "matcher", "matcher", fingerprint=depends)
+
+
+def matching(rng):
+    """Loss of one batch of frame pairs, drawn from the shots of this step in proportion to their score."""
+    now = pool.at(step_of(rng))
+    return camera_losses.matcher_loss(model, now.shots, now.scores, matcher_pairs, refined_pairs, rng)
+
+
+depends = fingerprint(model, shots, window, pool.count, sharpness, matcher_pairs, refined_pairs)
+history = train(model.matcher, matching, plan, work / "matcher", "matcher", fingerprint=depends)
 titles = {"flow": "cross-entropy of the match", "coarse_error_px": "its error, px", "trust": "-log likelihood of the trust"}
 series = {title: history[name].to_numpy() for name, title in titles.items()}
 plots.save_figure(plots.loss_curves(series, "matcher"), figures / "matcher.png")
@@ -197,9 +209,9 @@ plots.save_figure(plots.map_panel([match_panel(shot) for shot in landscape]), fi
 # `SURER`, chosen on validation. And what the whole pictures tell afterwards makes it narrower: `models.refinement.REFINED`.)
 
 # %%
-head_loss = lambda rng: camera_losses.focal_head_loss(model, shots, head_clips, rng)
+head_loss = lambda rng: camera_losses.focal_head_loss(model, pool.at(step_of(rng)).shots, head_clips, rng)
 head_plan = Plan(head_steps, learning_rate=head_rate, seed=seed, save_every=200)
-depends = fingerprint(model.focal_head, shots, sharpness, head_clips)
+depends = fingerprint(model.focal_head, shots, window, pool.count, sharpness, head_clips)
 head = train(model.focal_head, head_loss, head_plan, work / "head", "focal head", fingerprint=depends)
 head_series = {name: head[name].to_numpy() for name in ("loss", "entropy")}
 plots.save_figure(plots.loss_curves(head_series, "focal head"), figures / "focal_head.png")
@@ -222,7 +234,7 @@ tail = history.tail(max(1, len(history) // 10))
 write_json(
     out / "metrics.json",
     {
-        "shots": len(shots),
+        "shots": pool.count,
         "coarse_error_px": tail.coarse_error_px.mean(),
         "flow_loss": tail.flow.mean(),
         "head_loss": head.loss.tail(50).mean(),

@@ -39,6 +39,7 @@ single_image = 0.2  # share of images without any evidence: keeps the single-ima
 min_crop = 0.7  # smallest random crop, its aspect ratio changed by up to 15 %; focal lengths vary with it
 easy_share = 0.5  # the curriculum starts with this share of the shots, the easiest
 curriculum = 0.5  # share of the steps after which all shots take part
+window = 0  # shots in memory at a time, streamed from tar shards; 0: all of them
 
 # %%
 import hashlib
@@ -48,10 +49,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ss3d_lib import joint, plots, stereo
+from ss3d_lib import joint, plots, stereo, streaming
 from ss3d_lib.checkpoints import load_model, save_model
-from ss3d_lib.curriculum import ease, sampling_weights
-from ss3d_lib.data import generator, load_shots, step_of
+from ss3d_lib.curriculum import sampling_weights
+from ss3d_lib.data import generator, step_of
 from ss3d_lib.files import write_json
 from ss3d_lib.losses import log_depth_error, resize_map
 from ss3d_lib.models.triangulation import as_channels
@@ -89,9 +90,11 @@ swept = Path(f".scratch/stage2/evidence-{tag.hexdigest()[:12]}")
 errors = stereo.sweep_all("results/curate", "results/score", str(cameras), str(swept), threads)
 assert not errors, f"{len(errors)} shots without a plane sweep, such as {list(errors.values())[:3]}"
 shutil.copytree(swept, out / "stereo", dirs_exist_ok=True)
-shots = load_shots("results/curate", "results/score", cameras, out / "stereo")
-scores, eases = np.array([shot.score for shot in shots]), np.array([ease(shot) for shot in shots])
-print(len(shots), "shots,", sum(len(shot.frames) for shot in shots), "frames with evidence")
+folders = ("results/curate", "results/score", cameras, out / "stereo")
+pool = streaming.open_pool(*folders, window, Path(".scratch/stage2/shards"), seed, threads)
+first = pool.at(0)
+shots, scores, eases = first.shots, first.scores, first.eases
+print(pool.count, "shots; in memory", len(shots), "of", sum(len(shot.frames) for shot in shots), "frames with evidence")
 
 # %%
 batch = joint.draw_batch(shots, scores, 3, terms, generator(seed, 0))
@@ -140,6 +143,7 @@ plots.save_figure(plots.map_panel(rows), figures / "terms.png")
 # Shots are drawn in proportion to their score; at first only from the easiest half, at the end from all. Easy is what has a high
 # score, moves slowly and is well lit (`curriculum.ease`): the paper names extreme light and fast motion as its limits, so such
 # shots enter late, but they are not thrown away. One readable function: `curriculum.sampling_weights(scores, eases, progress, easy_share)`.
+# (Where shots are streamed, `window`, the easiest half is that of the shots at hand.)
 #
 # Below, the shots in order of ease, the easiest first: at the start the hard half has no weight, and in the end every shot has that of its score.
 
@@ -167,11 +171,12 @@ plan = Plan(steps, learning_rate=learning_rate, seed=seed)
 
 def loss(rng):
     """Loss of one batch, drawn as the curriculum has it at this step."""
-    weights = sampling_weights(scores, eases, step_of(rng) / steps / curriculum, easy_share)
-    return joint.joint_loss(model, shots, weights, images, terms, rng)
+    now = pool.at(step_of(rng))
+    weights = sampling_weights(now.scores, now.eases, step_of(rng) / steps / curriculum, easy_share)
+    return joint.joint_loss(model, now.shots, weights, images, terms, rng)
 
 
-depends = fingerprint(model, shots, scores, eases, images, terms, easy_share, curriculum)
+depends = fingerprint(model, shots, window, pool.count, scores, eases, images, terms, easy_share, curriculum)
 history = train(model.depth_net, loss, plan, ".scratch/stage2", "stage 2", fingerprint=depends)
 series = {name: history[name].to_numpy() for name in ("triangulation", "uncertainty", "smoothness")}
 plots.save_figure(plots.loss_curves(series, "stage 2"), figures / "training.png")
@@ -209,13 +214,13 @@ with torch.no_grad():
     given, _ = model.depth_net(looked.frames, as_channels(looked.given))
     error = log_depth_error(resize_map(given, looked.target.weight.shape[-2:]), looked.target)
     fit = float((error * looked.target.weight).sum() / looked.target.weight.sum())
-save_model(model, out / "model.safetensors", {"stage": "stage2", "steps": steps, "seed": seed, "shots": len(shots)})
+save_model(model, out / "model.safetensors", {"stage": "stage2", "steps": steps, "seed": seed, "shots": pool.count})
 tenth = max(1, len(history) // 10)
-first, last = history.head(tenth).triangulation.mean(), history.tail(tenth).triangulation.mean()
+before, after = history.head(tenth).triangulation.mean(), history.tail(tenth).triangulation.mean()
 write_json(
-    out / "metrics.json", {"triangulation_first": first, "triangulation_last": last, "fit_log": fit, "steps": steps}
+    out / "metrics.json", {"triangulation_first": before, "triangulation_last": after, "fit_log": fit, "steps": steps}
 )
-print(f"triangulation loss {first:.3f} -> {last:.3f}")
+print(f"triangulation loss {before:.3f} -> {after:.3f}")
 
 # %% [markdown]
 # ## Recap

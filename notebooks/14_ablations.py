@@ -68,9 +68,10 @@ import torch
 from IPython.display import Markdown
 
 from ss3d_lib import ablations, evaluate, plots, report
-from ss3d_lib.curriculum import ease, sampling_weights
+from ss3d_lib.curriculum import sampling_weights
 from ss3d_lib.files import write_json
 from ss3d_lib.params import load_sections
+from ss3d_lib.streaming import Pool
 
 torch.set_num_threads(threads)
 plots.use_style()
@@ -130,16 +131,17 @@ pd.DataFrame(
 
 # %% [markdown]
 # Which shots are drawn? Of `full` and the rows that change it, the share of draws that go to shots up to a score, at the first step and
-# at the last. **Predict:** which row draws most from shots without a signal?
+# at the last. At the last step `no_curriculum` draws as `full` does, and its line lies under that of `full`.
+# **Predict:** which row draws most from shots without a signal?
 
 # %%
 drawn = []
 for name, recipe in planned.items():
     if name == ablations.FULL or (recipe.min_score, recipe.easy_share, recipe.by_score) != (usual.min_score, usual.easy_share, usual.by_score):
-        scores, eases = np.array([s.score for s in shown[name]]), np.array([ease(s) for s in shown[name]])
+        pool = Pool.of(shown[name])
         for step, progress in (("first", 0.0), ("last", 1.0)):
-            weights = sampling_weights(scores if recipe.by_score else np.ones_like(scores), eases, progress, recipe.easy_share)
-            drawn += [{"row": name, "step": step, "score": score, "weight": weight} for score, weight in zip(scores, weights)]
+            weights = sampling_weights(pool.scores if recipe.by_score else np.ones(len(pool.shots)), pool.eases, progress, recipe.easy_share)
+            drawn += [{"row": name, "step": step, "score": score, "weight": weight} for score, weight in zip(pool.scores, weights)]
 grid = sns.displot(pd.DataFrame(drawn), x="score", weights="weight", hue="row", col="step", kind="ecdf", height=2.4, aspect=1.4)
 plots.save_figure(grid.set_ylabels("share of draws").figure, figures / "drawn.png")
 

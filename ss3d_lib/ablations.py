@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ss3d_lib import distillation, evaluate, monodepth2
 from ss3d_lib.checkpoints import load_model
 from ss3d_lib.curation import read_rows
-from ss3d_lib.curriculum import ease, sampling_weights
+from ss3d_lib.curriculum import sampling_weights
 from ss3d_lib.data import Shot, load_shots, step_of
 from ss3d_lib.datasets import EvalClip
 from ss3d_lib.degradations import INTACT, degrade
@@ -40,6 +40,7 @@ from ss3d_lib.report import REFERENCE_ROWS
 from ss3d_lib.rivals import seed_spread
 from ss3d_lib.score import score_shots
 from ss3d_lib.stereo import sweep_all
+from ss3d_lib.streaming import Pool
 from ss3d_lib.training import Plan, fingerprint, train
 
 FULL, STUDENT = REFERENCE_ROWS
@@ -213,11 +214,11 @@ def train_row(name: str, recipe: Recipe, seed: int, sources: Sources, start: str
     shots, model = training_shots(sources), load_model(start)
     if recipe.sharpness == 0:  # whoever knows no lens of the training shots has nothing to teach the focal head
         model.focal_head = FocalHead().eval()
-    scores = np.array([shot.score if recipe.by_score else 1.0 for shot in shots])
-    eases = np.array([ease(shot) for shot in shots])
+    pool = Pool.of(shots)
+    scores = pool.scores if recipe.by_score else np.ones(len(shots))
 
     def loss(rng: torch.Generator) -> dict[str, Tensor]:
-        weights = sampling_weights(scores, eases, step_of(rng) / budget.steps / recipe.curriculum, recipe.easy_share)
+        weights = sampling_weights(scores, pool.eases, step_of(rng) / budget.steps / recipe.curriculum, recipe.easy_share)
         return joint_loss(model, shots, weights, budget.images, recipe, rng)
 
     plan = Plan(budget.steps, learning_rate=budget.learning_rate, seed=seed)

@@ -1,10 +1,11 @@
 """Kept shots as webdataset tar shards, and as a stream for training: `python -m ss3d_lib.shards --out FOLDER`.
 
-A sample is SHOT.json (the row of scores.csv), SHOT.frames.npy (exact) or SHOT.jpegs.npz (small), and SHOT.flow.npz (exact
-only; small shards have flow computed when they are read). Shots lie in the shards in the order of a hash of their names,
+A sample is SHOT.json (the row of scores.csv), SHOT.frames.npy (exact) or SHOT.jpegs.npz (small), SHOT.flow.npz (exact
+only; small shards have flow computed when they are read) and, where asked for, SHOT.cameras.npz of stage 1 and SHOT.stereo.npz,
+the depth evidence of stage 2. Shots lie in the shards in the order of a hash of their names,
 so neighbours in a shard are of different videos; each shard is made by one job and whole or absent, and the json file beside
 it says what it was made from. A shot's text and arrays alone decide a shard's bytes. Needs the extra `cluster`. Introduced
-in notebook 02.
+in notebook 02; `ss3d_lib.streaming` trains from them.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import json
 import random
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,7 +31,7 @@ import pandas as pd
 
 from ss3d_lib import flow
 from ss3d_lib.commands import finish, real, whole
-from ss3d_lib.data import Shot
+from ss3d_lib.data import Shot, load_cameras, load_stereo
 from ss3d_lib.files import atomic_write, read_json, safe_name, write_json
 from ss3d_lib.jobs import BACKENDS, run_jobs
 from ss3d_lib.progress import progress, silent
@@ -36,11 +40,39 @@ VERSION = 2  # change it when the same shots become other bytes: shards of anoth
 JPEG_QUALITY = 95
 TAR_END = bytes(1024)  # how a whole tar ends
 SHARD_MB = 256
+SMALLER = 8  # times that JPEG frames are smaller, about
+
+
+@dataclass(frozen=True)
+class _Folders:
+    """Where the files of a sample lie, and whether its frames are packed small."""
+
+    curate: Path
+    score: Path
+    cameras: Path | None
+    stereo: Path | None
+    small: bool
+
+    def frames(self, row: dict) -> Path:
+        return self.curate / "frames" / f"{row['shot']}.npy"
+
+    def arrays(self, row: dict) -> dict[str, Path]:
+        """The files that a sample takes as they are, by their name in it; small frames are not among them."""
+        exact = {} if self.small else {"frames.npy": self.frames(row), "flow.npz": self.score / "flow" / f"{row['shot']}.npz"}
+        further = {"cameras.npz": self.cameras, "stereo.npz": self.stereo}
+        return exact | {name: folder / f"{row['shot']}.npz" for name, folder in further.items() if folder is not None}
+
+    def size_mb(self, row: dict) -> float:
+        bytes_ = sum(path.stat().st_size for path in self.arrays(row).values())
+        return (bytes_ + (self.frames(row).stat().st_size / SMALLER if self.small else 0)) / 1e6
+
+    def times(self, row: dict) -> list[int]:
+        return [path.stat().st_mtime_ns for path in [self.frames(row), *self.arrays(row).values()]]
 
 
 def write_shards(
-    curate: Path, score: Path, out: Path, shard_mb: float = SHARD_MB, small: bool = False, workers: int = 1,
-    backend: str = "processes", watch=silent,
+    curate: Path, score: Path, out: Path, cameras: Path | None = None, stereo: Path | None = None, shard_mb: float = SHARD_MB,
+    small: bool = False, workers: int = 1, backend: str = "processes", watch=silent,
 ) -> list[Path]:
     """Put the shots that scores.csv kept into shards of at most about `shard_mb`; returns the paths of the shards.
 
@@ -48,18 +80,22 @@ def write_shards(
     there; other files in `out` are not touched.
 
     Args:
-        curate, score: result folders of those stages. small: frames as JPEG, without flow.
+        curate, score: result folders of those stages. cameras: folder written by stage 1. stereo: folder written by stage 2.
+        small: frames as JPEG, without flow.
 
     Raises:
-        FileNotFoundError: an earlier stage has not run. ValueError: it kept no shot, or its table is not one.
-        RuntimeError: a shard could not be written.
+        FileNotFoundError: an earlier stage has not run. ValueError: it kept no shot, or its table is not one; or small shards
+            are to hold evidence. RuntimeError: a shard could not be written.
     """
+    if small and stereo is not None:
+        raise ValueError("small shards hold no evidence, which is larger than the frames: leave one of the two out")
     rows = read_scores(score / "scores.csv")
     kept = sorted(rows[rows.kept == 1].to_dict("records"), key=lambda row: _digest(row["shot"]))
     if not kept:
         raise ValueError(f"{score / 'scores.csv'}: no shot is kept, so there is nothing to write; {out} is left as it was")
-    groups = _divide(kept, [_size_mb(row, curate, score, small) for row in kept], shard_mb)
-    jobs = [(out / f"shots-{i:06d}.tar", group, curate, score, small) for i, group in enumerate(groups)]
+    folders = _Folders(curate, score, cameras, stereo, small)
+    groups = _divide(kept, [folders.size_mb(row) for row in kept], shard_mb)
+    jobs = [(out / f"shots-{i:06d}.tar", group, folders) for i, group in enumerate(groups)]
     out.mkdir(parents=True, exist_ok=True)
     for _, _, error in watch(run_jobs(_write_shard, jobs, workers, backend), len(jobs)):
         if error:
@@ -98,46 +134,28 @@ def _divide(rows: list[dict], sizes_mb: list[float], most_mb: float) -> list[lis
     return groups
 
 
-def _size_mb(row: dict, curate: Path, score: Path, small: bool) -> float:
-    size = sum(path.stat().st_size for path in _sources(row, curate, score, small))
-    return (size / 8 if small else size) / 1e6
-
-
-def _sources(row: dict, curate: Path, score: Path, small: bool) -> list[Path]:
-    """The files that a sample is made of."""
-    return [_frames_path(row, curate), *([] if small else [_flow_path(row, score)])]
-
-
-def _frames_path(row: dict, curate: Path) -> Path:
-    return curate / "frames" / f"{row['shot']}.npy"
-
-
-def _flow_path(row: dict, score: Path) -> Path:
-    return score / "flow" / f"{row['shot']}.npz"
-
-
-def _write_shard(path: Path, rows: list[dict], curate: Path, score: Path, small: bool) -> None:
+def _write_shard(path: Path, rows: list[dict], folders: _Folders) -> None:
     import webdataset  # reading and writing of shards is all that wants it
 
-    times = [source.stat().st_mtime_ns for row in rows for source in _sources(row, curate, score, small)]
-    stamp = _digest(repr([VERSION, small and JPEG_QUALITY, rows, times]))
+    times = [time for row in rows for time in folders.times(row)]
+    parts = [sorted(folders.arrays(row)) for row in rows]
+    stamp = _digest(repr([VERSION, folders.small and JPEG_QUALITY, rows, parts, times]))
     note, says = path.with_suffix(".json"), lambda: {"stamp": stamp, "shots": len(rows), "bytes": path.stat().st_size}
     with suppress(FileNotFoundError, ValueError):  # no shard, no note, or one that cannot be read
         if read_json(note) == says():
             return
     with atomic_write(path) as temporary, webdataset.TarWriter(str(temporary), mtime=0, encoder=False) as tar:
         for row in rows:
-            tar.write(_sample(row, curate, score, small))
+            tar.write(_sample(row, folders))
     write_json(note, says())
 
 
-def _sample(row: dict, curate: Path, score: Path, small: bool) -> dict:
+def _sample(row: dict, folders: _Folders) -> dict:
     sample = {"__key__": row["shot"], "json": json.dumps(row, sort_keys=True).encode()}
-    if not small:
-        frames = {"frames.npy": _frames_path(row, curate).read_bytes(), "flow.npz": _flow_path(row, score).read_bytes()}
-        return sample | frames
-    frames = np.load(_frames_path(row, curate), mmap_mode="r", allow_pickle=False)
-    coded = jpeg_codes(frames)
+    sample |= {name: path.read_bytes() for name, path in folders.arrays(row).items()}
+    if not folders.small:
+        return sample
+    coded = jpeg_codes(np.load(folders.frames(row), mmap_mode="r", allow_pickle=False))
     packed = io.BytesIO()
     np.savez(packed, lengths=np.array([len(code) for code in coded]), bytes=np.concatenate(coded))
     return sample | {"jpegs.npz": packed.getvalue()}
@@ -154,20 +172,13 @@ def stream_shots(
 ) -> Iterator[Shot]:
     """Every shot of a folder of shards once, as `data.load_shots` gives them, at most `buffer` in memory.
 
-    Shards hold neither cameras nor evidence: before stage 2 can learn from a shot it needs `intrinsics.estimate_cameras`
-    (or the cameras that stage 1 wrote) and `stereo.sweep_shot`.
-
     The order is a pure function of (seed, epoch): shards are shuffled, then shots in a buffer. Process `rank` of `world`
     reads every world-th shard.
 
     Raises:
         FileNotFoundError: the folder holds no shards. ValueError: one of them is damaged.
     """
-    paths = sorted(Path(folder).glob("shots-*.tar"))
-    if not paths:
-        raise FileNotFoundError(f"{folder} holds no shots-*.tar: python -m ss3d_lib.shards --out {folder}")
-    rng = random.Random(f"{seed} {epoch}")
-    rng.shuffle(paths)
+    paths = order_of_shards(folder, seed, epoch)
     rng = random.Random(f"{seed} {epoch} {rank}")
     held: list[Shot] = []
     for shot in (shot for path in paths[rank::world] for shot in read_shard(path)):
@@ -179,6 +190,23 @@ def stream_shots(
         held[place] = shot
     rng.shuffle(held)
     yield from held
+
+
+def order_of_shards(folder: Path, seed: int, epoch: int) -> list[Path]:
+    """The shards of a folder, shuffled as (seed, epoch) say. Raises FileNotFoundError where there are none."""
+    paths = sorted(Path(folder).glob("shots-*.tar"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no shots-*.tar: python -m ss3d_lib.shards --out {folder}")
+    random.Random(f"{seed} {epoch}").shuffle(paths)
+    return paths
+
+
+def shots_in(path: Path) -> int:
+    """How many shots a shard holds, by the json file beside it. Raises ValueError where that does not say it."""
+    try:
+        return int(read_json(path.with_suffix(".json"))["shots"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} has no {path.stem}.json that counts its shots: copy it too, or write the shards again") from error
 
 
 def read_shard(path: Path) -> Iterator[Shot]:
@@ -208,7 +236,18 @@ def _shot(sample: dict) -> Shot:
             coded = np.split(packed["bytes"], np.cumsum(packed["lengths"])[:-1])
         frames, stride = np.stack([cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1] for code in coded]), int(row["stride"])
         forward, backward = flow.to_cache(frames, stride)
-    return Shot(row["shot"], str(row["video"]), float(row["score"]), stride, frames, forward, backward)
+    cameras, stereo = _read(sample, "cameras.npz", load_cameras), _read(sample, "stereo.npz", load_stereo)
+    return Shot(row["shot"], str(row["video"]), float(row["score"]), stride, frames, forward, backward, cameras, stereo)
+
+
+def _read(sample: dict, name: str, load: Callable[[Path], Any]) -> Any:
+    """What `load` reads from a file of a sample; None where the sample has none."""
+    if name not in sample:
+        return None
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(sample[name])
+        return load(path)
 
 
 def _digest(text: str) -> str:
@@ -220,6 +259,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ss3d_lib.shards", description="Tar shards of the kept shots.")
     parser.add_argument("--curate", type=Path, default=Path("results/curate"), help="frames of the shots (default: %(default)s)")
     parser.add_argument("--score", type=Path, default=Path("results/score"), help="scores and flow (default: %(default)s)")
+    parser.add_argument("--cameras", type=Path, help="pack the cameras of a folder too, such as results/stage1/cameras")
+    parser.add_argument("--stereo", type=Path, help="pack the depth evidence of a folder too, such as results/stage2/stereo")
     parser.add_argument("--out", type=Path, required=True, help="folder for shots-NNNNNN.tar")
     parser.add_argument("--shard-mb", type=real(0, above=True), default=SHARD_MB, help="largest size of a shard (default: %(default)s)")
     parser.add_argument("--small", action="store_true", help="JPEG frames without flow: about a tenth of the size")

@@ -5,20 +5,13 @@ import io
 import json
 import shutil
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from made_shots import make_shot
-from test_distillation import made_shot
 
-from ss3d_lib import curation, finetuning, flow, joint, score, shards, video
-from ss3d_lib.data import generator, load_cameras, load_shots
-from ss3d_lib.models import ClipNet
-from ss3d_lib.models.triangulation import as_channels
-from ss3d_lib.stereo import sweep_shot
+from ss3d_lib import curation, flow, score, shards, video
 
 pytest.importorskip("webdataset", reason="webdataset is not installed: pip install -e '.[cluster]'")
 
@@ -52,33 +45,6 @@ def test_the_stream_gives_what_the_stages_wrote(stages, tmp_path):
         np.testing.assert_array_equal(shot.forward, forward)
         np.testing.assert_array_equal(shot.backward, backward)
         assert (shot.stride, shot.score) == (stride, float(kept(stages)[name]["score"]))
-
-
-def test_stage_2_learns_from_the_stream_what_it_learns_from_the_folders(tmp_path):
-    """Shards hold neither cameras nor evidence: cameras come from stage 1's folder, evidence is made anew, of streamed frames and flow."""
-    finetuning.save_shots(tmp_path, [made_shot(seed, along=seed % 2 == 1) for seed in range(3)])
-    loaded = load_shots(tmp_path, tmp_path, tmp_path / "cameras", tmp_path / "stereo")
-    shards.write_shards(tmp_path, tmp_path, tmp_path / "shards", shard_mb=0.3)
-    with_cameras = lambda shot: replace(shot, cameras=load_cameras(tmp_path / "cameras" / f"{shot.name}.npz"))
-    streamed = [sweep_shot(with_cameras(shot)) for shot in shards.stream_shots(tmp_path / "shards", seed=1)]
-    assert [shot.name for shot in streamed] != [shot.name for shot in loaded]
-    streamed.sort(key=lambda shot: shot.name)  # as in the table: what is drawn depends on the order
-
-    torch.manual_seed(0)
-    model, terms = ClipNet("tiny"), joint.Terms(photometric=1.0, consistency=1.0)
-    weights = np.array([shot.score for shot in loaded])
-    batches = [joint.draw_batch(shots, weights, 4, terms, generator(0, 5)) for shots in (loaded, streamed)]
-    assert torch.equal(batches[0].frames, batches[1].frames) and batches[0].target.weight.mean() > 0.1
-    for part in ("given", "target"):
-        assert torch.equal(*(as_channels(getattr(batch, part)) for batch in batches))
-    losses = []
-    for shots in (loaded, streamed):
-        model.zero_grad()
-        parts = joint.joint_loss(model.eval(), shots, weights, 4, terms, generator(0, 6))
-        parts["loss"].backward()
-        losses.append({name: value.detach() for name, value in parts.items()})
-        losses[-1]["gradient"] = sum(value.grad.abs().sum() for value in model.parameters() if value.grad is not None)
-    assert losses[0] == losses[1] and all(losses[0][name] > 0 for name in ("triangulation", "photometric", "consistency", "gradient"))
 
 
 def test_only_shards_of_ours_are_removed_and_only_for_new_ones(stages, tmp_path):
