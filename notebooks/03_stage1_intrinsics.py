@@ -112,7 +112,8 @@ assert np.ptp(curves["move only"]) < 0.5 * np.ptp(curves["turn and move"]), "pur
 # also those that show little of their focal length: their label is as wide, and so the network learns when it cannot know.
 #
 # More shots than memory holds are streamed (`window`): packed into tar shards, read in an order of the seed's, so many at hand
-# at a time, of which one gives way to the next after every step (`ss3d_lib.streaming`). Figures then show those of the first step.
+# at a time, of which one gives way to the next after every step (`ss3d_lib.streaming`). Figures then show those of the first step,
+# which stay in memory beside them.
 
 # %%
 table = Path("results/score/scores.csv")
