@@ -164,7 +164,7 @@ assert np.isfinite(forward).all() and forward.shape == backward.shape
 # The same function, video by video, over many machines: `python -m ss3d_lib.score FOLDER --out scores.csv --backend ray`
 # (`RAY_ADDRESS` names the cluster). A worker that dies costs the video in its hands; the same command goes on. To train on
 # what is worth it, put those videos into a folder, name it in `curate: videos:`, and `dvc repro score`; then
-# `stage1: window: 64` and `stage2: window: 64` in `params.yaml` let training stream them from tar shards, 64 shots in memory at a time.
+# `stage1: window: 256` and `stage2: window: 256` in `params.yaml` let these two stages stream them from tar shards, 256 shots at a time.
 # To train elsewhere, `python -m ss3d_lib.shards --out shards --small` packs what these stages kept, and `shards.stream_shots` reads it.
 #
 # What would 6.1 million videos take? The rates were measured on 480p by `make bench`, on one core.

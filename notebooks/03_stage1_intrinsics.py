@@ -37,7 +37,7 @@ matcher_rate = 0.002  # learning rate of the matcher; twice this diverged
 head_steps = 600  # of the focal head: milliseconds each
 head_clips = 64  # soft labels a step
 head_rate = 0.002  # learning rate of the focal head
-window = 0  # shots in memory at a time, streamed from tar shards; 0: all of them
+window = 0  # so many shots are at hand at a time, streamed from tar shards; 0: all of them
 
 # %%
 import hashlib
@@ -111,9 +111,10 @@ assert np.ptp(curves["move only"]) < 0.5 * np.ptp(curves["turn and move"]), "pur
 # clip is seen: $p_0$, that ordinary cameras have about 0.8 longer sides, within a factor of 1.6. All kept shots are learnt from,
 # also those that show little of their focal length: their label is as wide, and so the network learns when it cannot know.
 #
-# More shots than memory holds are streamed (`window`): packed into tar shards, read in an order of the seed's, so many at hand
-# at a time, of which one gives way to the next after every step (`ss3d_lib.streaming`). Figures then show those of the first step,
-# which stay in memory beside them.
+# More shots than memory holds are streamed (`window`): packed into tar shards of a few shots, which are read in an order of the
+# seed's, so many shots at hand at a time, of which one gives way to the next after every step (`ss3d_lib.streaming`). It takes
+# as many steps as there are shots to see each of them. What is drawn and measured here is then of those of the first step, which
+# stay in memory beside the others.
 
 # %%
 table = Path("results/score/scores.csv")
@@ -125,7 +126,7 @@ shutil.copytree(work / f"cameras-{tag}", out / "cameras", dirs_exist_ok=True)
 folders = ("results/curate", "results/score", out / "cameras", None)
 pool = streaming.open_pool(*folders, window, work / "shards", seed, threads)
 shots = pool.at(0).shots
-print(pool.count, "shots; in memory", len(shots), "of", sum(len(shot.frames) for shot in shots), "frames")
+print(f"{pool.count} shots; at hand {len(shots)} with {sum(len(shot.frames) for shot in shots)} frames")
 
 # %%
 by_entropy = sorted(
@@ -176,7 +177,7 @@ def matching(rng):
     return camera_losses.matcher_loss(model, now.shots, now.scores, matcher_pairs, refined_pairs, rng)
 
 
-depends = fingerprint(model, shots, window, pool.count, sharpness, matcher_pairs, refined_pairs)
+depends = fingerprint(model, shots, window, pool.stamp, sharpness, matcher_pairs, refined_pairs)
 history = train(model.matcher, matching, plan, work / "matcher", "matcher", fingerprint=depends)
 titles = {"flow": "cross-entropy of the match", "coarse_error_px": "its error, px", "trust": "-log likelihood of the trust"}
 series = {title: history[name].to_numpy() for name, title in titles.items()}
@@ -212,7 +213,7 @@ plots.save_figure(plots.map_panel([match_panel(shot) for shot in landscape]), fi
 # %%
 head_loss = lambda rng: camera_losses.focal_head_loss(model, pool.at(step_of(rng)).shots, head_clips, rng)
 head_plan = Plan(head_steps, learning_rate=head_rate, seed=seed, save_every=200)
-depends = fingerprint(model.focal_head, shots, window, pool.count, sharpness, head_clips)
+depends = fingerprint(model.focal_head, shots, window, pool.stamp, sharpness, head_clips)
 head = train(model.focal_head, head_loss, head_plan, work / "head", "focal head", fingerprint=depends)
 head_series = {name: head[name].to_numpy() for name in ("loss", "entropy")}
 plots.save_figure(plots.loss_curves(head_series, "focal head"), figures / "focal_head.png")
@@ -235,7 +236,7 @@ tail = history.tail(max(1, len(history) // 10))
 write_json(
     out / "metrics.json",
     {
-        "shots": pool.count,
+        "shots": pool.seen(matcher_steps),
         "coarse_error_px": tail.coarse_error_px.mean(),
         "flow_loss": tail.flow.mean(),
         "head_loss": head.loss.tail(50).mean(),

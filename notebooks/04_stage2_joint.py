@@ -39,7 +39,7 @@ single_image = 0.2  # share of images without any evidence: keeps the single-ima
 min_crop = 0.7  # smallest random crop, its aspect ratio changed by up to 15 %; focal lengths vary with it
 easy_share = 0.5  # the curriculum starts with this share of the shots, the easiest
 curriculum = 0.5  # share of the steps after which all shots take part
-window = 0  # shots in memory at a time, streamed from tar shards; 0: all of them
+window = 0  # so many shots are at hand at a time, streamed from tar shards (notebook 03); 0: all of them
 
 # %%
 import hashlib
@@ -94,7 +94,7 @@ folders = ("results/curate", "results/score", cameras, out / "stereo")
 pool = streaming.open_pool(*folders, window, Path(".scratch/stage2/shards"), seed, threads)
 first = pool.at(0)
 shots, scores, eases = first.shots, first.scores, first.eases
-print(pool.count, "shots; in memory", len(shots), "of", sum(len(shot.frames) for shot in shots), "frames with evidence")
+print(f"{pool.count} shots; at hand {len(shots)} with {sum(len(shot.frames) for shot in shots)} frames that have evidence")
 
 # %%
 batch = joint.draw_batch(shots, scores, 3, terms, generator(seed, 0))
@@ -176,7 +176,7 @@ def loss(rng):
     return joint.joint_loss(model, now.shots, weights, images, terms, rng)
 
 
-depends = fingerprint(model, shots, window, pool.count, scores, eases, images, terms, easy_share, curriculum)
+depends = fingerprint(model, shots, window, pool.stamp, scores, eases, images, terms, easy_share, curriculum)
 history = train(model.depth_net, loss, plan, ".scratch/stage2", "stage 2", fingerprint=depends)
 series = {name: history[name].to_numpy() for name in ("triangulation", "uncertainty", "smoothness")}
 plots.save_figure(plots.loss_curves(series, "stage 2"), figures / "training.png")
@@ -214,7 +214,7 @@ with torch.no_grad():
     given, _ = model.depth_net(looked.frames, as_channels(looked.given))
     error = log_depth_error(resize_map(given, looked.target.weight.shape[-2:]), looked.target)
     fit = float((error * looked.target.weight).sum() / looked.target.weight.sum())
-save_model(model, out / "model.safetensors", {"stage": "stage2", "steps": steps, "seed": seed, "shots": pool.count})
+save_model(model, out / "model.safetensors", {"stage": "stage2", "steps": steps, "seed": seed, "shots": pool.seen(steps)})
 tenth = max(1, len(history) // 10)
 before, after = history.head(tenth).triangulation.mean(), history.tail(tenth).triangulation.mean()
 write_json(

@@ -32,7 +32,7 @@ import pandas as pd
 from ss3d_lib import flow
 from ss3d_lib.commands import finish, real, whole
 from ss3d_lib.data import Shot, load_cameras, load_stereo
-from ss3d_lib.files import atomic_write, read_json, safe_name, write_json
+from ss3d_lib.files import DISK, atomic_write, read_json, safe_name, write_json
 from ss3d_lib.jobs import BACKENDS, run_jobs
 from ss3d_lib.progress import progress, silent
 
@@ -41,6 +41,7 @@ JPEG_QUALITY = 95
 TAR_END = bytes(1024)  # how a whole tar ends
 SHARD_MB = 256
 SMALLER = 8  # times that JPEG frames are smaller, about
+STAGES = {"frames.npy": "curate", "flow.npz": "score", "cameras.npz": "stage1", "stereo.npz": "stage2"}  # who writes a part of a sample
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,11 @@ class _Folders:
         """The files that a sample takes as they are, by their name in it; small frames are not among them."""
         exact = {} if self.small else {"frames.npy": self.frames(row), "flow.npz": self.score / "flow" / f"{row['shot']}.npz"}
         further = {"cameras.npz": self.cameras, "stereo.npz": self.stereo}
-        return exact | {name: folder / f"{row['shot']}.npz" for name, folder in further.items() if folder is not None}
+        found = exact | {name: folder / f"{row['shot']}.npz" for name, folder in further.items() if folder is not None}
+        for name, path in found.items():
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} is missing: run `dvc repro {STAGES[name]}` first")
+        return found
 
     def size_mb(self, row: dict) -> float:
         bytes_ = sum(path.stat().st_size for path in self.arrays(row).values())
@@ -85,8 +90,9 @@ def write_shards(
 
     Raises:
         FileNotFoundError: an earlier stage has not run. ValueError: it kept no shot, or its table is not one; or small shards
-            are to hold evidence. RuntimeError: a shard could not be written.
+            are to hold evidence. RuntimeError: a shard could not be written. ModuleNotFoundError: webdataset is not installed.
     """
+    _webdataset()
     if small and stereo is not None:
         raise ValueError("small shards hold no evidence, which is larger than the frames: leave one of the two out")
     rows = read_scores(score / "scores.csv")
@@ -134,9 +140,15 @@ def _divide(rows: list[dict], sizes_mb: list[float], most_mb: float) -> list[lis
     return groups
 
 
-def _write_shard(path: Path, rows: list[dict], folders: _Folders) -> None:
-    import webdataset  # reading and writing of shards is all that wants it
+def _webdataset():
+    try:
+        import webdataset  # reading and writing of shards is all that wants it
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("webdataset is not installed: pip install -e '.[cluster]', or do without shards (window: 0)") from error
+    return webdataset
 
+
+def _write_shard(path: Path, rows: list[dict], folders: _Folders) -> None:
     times = [time for row in rows for time in folders.times(row)]
     parts = [sorted(folders.arrays(row)) for row in rows]
     stamp = _digest(repr([VERSION, folders.small and JPEG_QUALITY, rows, parts, times]))
@@ -144,7 +156,7 @@ def _write_shard(path: Path, rows: list[dict], folders: _Folders) -> None:
     with suppress(FileNotFoundError, ValueError):  # no shard, no note, or one that cannot be read
         if read_json(note) == says():
             return
-    with atomic_write(path) as temporary, webdataset.TarWriter(str(temporary), mtime=0, encoder=False) as tar:
+    with atomic_write(path) as temporary, _webdataset().TarWriter(str(temporary), mtime=0, encoder=False) as tar:
         for row in rows:
             tar.write(_sample(row, folders))
     write_json(note, says())
@@ -201,29 +213,34 @@ def order_of_shards(folder: Path, seed: int, epoch: int) -> list[Path]:
     return paths
 
 
-def shots_in(path: Path) -> int:
-    """How many shots a shard holds, by the json file beside it. Raises ValueError where that does not say it."""
+def note_of(path: Path) -> tuple[int, str]:
+    """How many shots a shard holds, and the stamp of what they were made from, by the json file beside it.
+
+    Raises ValueError where that does not say it.
+    """
     try:
-        return int(read_json(path.with_suffix(".json"))["shots"])
+        note = read_json(path.with_suffix(".json"))
+        return int(note["shots"]), str(note["stamp"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} has no {path.stem}.json that counts its shots: copy it too, or write the shards again") from error
 
 
 def read_shard(path: Path) -> Iterator[Shot]:
     """The shots of one shard, in its order. Nothing is unpickled, whoever made it. Raises ValueError where it is damaged."""
-    from webdataset.tariterators import group_by_keys, tar_file_iterator
-
+    reader = _webdataset().tariterators
     with open(path, "rb") as stream:
         try:
             stream.seek(-len(TAR_END), io.SEEK_END)
             if stream.read() != TAR_END:  # tarfile says nothing of a tar that was cut between two files
                 raise EOFError("its end is missing")
             stream.seek(0)
-            files = (dict(item, __url__=str(path)) for item in tar_file_iterator(stream))
-            for sample in group_by_keys(files):
+            files = (dict(item, __url__=str(path)) for item in reader.tar_file_iterator(stream))
+            for sample in reader.group_by_keys(files):
                 yield _shot(sample)
         except Exception as error:  # each reader in between has errors of its own
-            raise ValueError(f"{path} is damaged: remove it and run python -m ss3d_lib.shards again") from error
+            if isinstance(error, OSError) and (error.filename or error.errno in DISK):
+                raise  # of the folder for temporary files: no fault of the shard
+            raise ValueError(f"{path} is damaged: remove it and run again what wrote it (python -m ss3d_lib.shards, or the stage)") from error
 
 
 def _shot(sample: dict) -> Shot:

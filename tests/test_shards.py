@@ -148,7 +148,7 @@ def test_a_damaged_shard_is_named_and_a_cut_one_is_mended(stages, tmp_path):
     damaged += [b"no tar" * 999, foreign.getvalue(), made[:first_frames] + b"numpy" + made[first_frames + 5 :]]
     for raw in damaged:
         shard.write_bytes(raw)
-        with pytest.raises(ValueError, match="shots-000000.tar is damaged: remove it and run python -m ss3d_lib.shards again"):
+        with pytest.raises(ValueError, match="shots-000000.tar is damaged: remove it and run again what wrote it"):
             list(shards.stream_shots(tmp_path))
     shard.write_bytes(made[:5000])
     shards.write_shards(*stages, tmp_path)

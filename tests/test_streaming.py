@@ -1,6 +1,9 @@
 """Training from a stream: a window over tar shards gives stage 1 and stage 2 what the folders give, and forgets nothing."""
 
+import errno
 import gc
+import os
+import sys
 import weakref
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +19,6 @@ from ss3d_lib.data import generator, load_shots, step_of
 from ss3d_lib.models import ClipNet
 from ss3d_lib.training import Plan, train
 
-pytest.importorskip("webdataset", reason="webdataset is not installed: pip install -e '.[cluster]'")
 SHOTS = 5
 
 
@@ -41,7 +43,7 @@ def assert_same(first, second) -> None:
         for key in first:
             assert_same(first[key], second[key])
     else:
-        np.testing.assert_array_equal(first, second)
+        np.testing.assert_array_equal(first, second, strict=isinstance(first, np.ndarray))
 
 
 def test_a_shard_holds_the_whole_shot(stages):
@@ -118,7 +120,10 @@ def test_without_a_window_every_step_draws_from_all(stages, tmp_path):
     assert pool.count == SHOTS and names(pool.at(0)) == names(pool.at(7)) == [shot.name for shot in load_shots(*folders)]
     assert not (tmp_path / "shards").exists()
     window = streaming.open_pool(*folders, 99, tmp_path / "shards", 0, 1)
-    assert window.count == SHOTS and sorted(names(window.at(0))) == names(pool.at(0)), "a window larger than that holds each once"
+    for step in (0, 1, 7):
+        assert sorted(names(window.at(step))) == names(pool.at(0)), "a window larger than that holds each once"
+    assert pool.seen(1) == window.seen(1) == window.count == SHOTS
+    assert streaming.Window(tmp_path / "shards", 2).seen(3) == 4
 
 
 def test_shards_of_stage_1_need_no_evidence(stages, tmp_path):
@@ -133,9 +138,60 @@ def test_what_cannot_be_streamed_is_named(stages, tmp_path):
         streaming.Window(tmp_path, 2)
     with pytest.raises(ValueError, match="small shards hold no evidence"):
         shards.write_shards(stages, stages, tmp_path, stereo=stages / "stereo", small=True)
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere/shot_0..npz is missing: run `dvc repro stage1` first"):
         shards.write_shards(stages, stages, tmp_path, cameras=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="window -1: give 0"):
+        streaming.Window(stages / "shards", -1)
     (path, *_) = shards.write_shards(stages, stages, tmp_path, stages / "cameras")
     path.with_suffix(".json").unlink()
     with pytest.raises(ValueError, match=r"shots-000000.json that counts its shots: copy it too"):
         streaming.Window(tmp_path, 2)
+
+
+def test_a_window_that_was_interrupted_goes_on_as_if_it_had_not_been(stages, tmp_path, monkeypatch):
+    undisturbed = names(streaming.Window(stages / "shards", 2).at(1))
+    window = streaming.Window(stages / "shards", 2)
+    window.at(0)
+
+    def stop(shot):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(streaming, "ease", stop)
+        with pytest.raises(KeyboardInterrupt):
+            window.at(1)
+    assert names(window.at(1)) == undisturbed
+
+
+def test_shards_of_other_cameras_have_another_stamp(tmp_path):
+    finetuning.save_shots(tmp_path, [made_shot(0, along=True)])
+    opened = lambda: streaming.open_pool(tmp_path, tmp_path, tmp_path / "cameras", tmp_path / "stereo", 1, tmp_path / "shards", 0, 1)
+    first, again = opened().stamp, opened().stamp
+    (tmp_path / "cameras" / "shot_00.npz").touch()
+    assert first == again != opened().stamp
+
+
+def test_a_window_without_webdataset_names_the_extra(stages, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    folders = (stages, stages, stages / "cameras", stages / "stereo")
+    assert streaming.open_pool(*folders, 0, tmp_path, 0, 1).count == SHOTS
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -e '.\[cluster\]'"):
+        streaming.open_pool(*folders, 2, tmp_path, 0, 1)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -e '.\[cluster\]'"):
+        streaming.Window(stages / "shards", 2).at(0)
+
+
+def test_a_full_disk_is_no_fault_of_the_shard(stages, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError) as caught:
+        streaming.Window(stages / "shards", 2).at(0)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_the_command_line_packs_cameras_and_evidence(stages, tmp_path):
+    places = [word for name in ("cameras", "stereo") for word in (f"--{name}", str(stages / name))]
+    assert shards.main(["--curate", str(stages), "--score", str(stages), "--out", str(tmp_path), "--workers", "1", *places]) == 0
+    assert all(shot.cameras and shot.stereo for shot in shards.stream_shots(tmp_path))
