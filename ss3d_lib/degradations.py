@@ -1,4 +1,4 @@
-"""Clips as a worse camera would have filmed them, in grades: too dark, too bright, out of focus, too fast (notebook 14)."""
+"""Clips as a worse camera would have filmed them, in grades: too dark, too bright, out of focus, too fast (notebook 17)."""
 
 from dataclasses import replace
 
