@@ -122,7 +122,7 @@ tag = hashlib.sha256(table.read_bytes() + str(sharpness).encode()).hexdigest()[:
 work = Path(".scratch/stage1")
 errors = intrinsics.estimate_all("results/curate", "results/score", str(work / f"cameras-{tag}"), sharpness, threads)
 assert not errors, f"{len(errors)} shots without cameras, such as {list(errors.values())[:3]}"
-shutil.copytree(work / f"cameras-{tag}", out / "cameras", dirs_exist_ok=True)
+shutil.copytree(work / f"cameras-{tag}", out / "cameras", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))  # a dot: half written
 folders = ("results/curate", "results/score", out / "cameras", None)
 pool = streaming.open_pool(*folders, window, work / "shards", seed, threads)
 shots = pool.at(0).shots

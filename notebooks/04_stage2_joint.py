@@ -89,7 +89,7 @@ for file in sorted(cameras.glob("*.npz")):
 swept = Path(f".scratch/stage2/evidence-{tag.hexdigest()[:12]}")
 errors = stereo.sweep_all("results/curate", "results/score", str(cameras), str(swept), threads)
 assert not errors, f"{len(errors)} shots without a plane sweep, such as {list(errors.values())[:3]}"
-shutil.copytree(swept, out / "stereo", dirs_exist_ok=True)
+shutil.copytree(swept, out / "stereo", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))  # a dot: half written
 folders = ("results/curate", "results/score", cameras, out / "stereo")
 pool = streaming.open_pool(*folders, window, Path(".scratch/stage2/shards"), seed, threads)
 first = pool.at(0)
