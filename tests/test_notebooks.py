@@ -2,12 +2,14 @@
 
 import ast
 import re
+import shutil
 from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
 
+from ss3d_lib.files import atomic_write
 from ss3d_lib.notebooks import PARAMETERS_TAG, declared_parameters, parameters_cell, read_notebook, twin_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,3 +127,19 @@ def test_every_figure_that_is_saved_is_shown(notebook):
         body = ast.parse(cell.source).body
         saved = [node for node in body if "save_figure(" in ast.unparse(node) and "display(" not in ast.unparse(node)]
         assert all(node is body[-1] and isinstance(node, ast.Expr) for node in saved), ast.unparse(saved[0])
+
+
+def test_what_a_killed_worker_left_half_written_is_not_copied(notebook, tmp_path):
+    work, out = tmp_path / "work", tmp_path / "out"
+    work.mkdir()
+    (work / "shot.npz").touch()
+    with pytest.raises(KeyboardInterrupt), atomic_write(work / "other.npz") as temporary:
+        shutil.copy2(temporary, work / f"{temporary.stem}x.npz")  # as a kill leaves it: nobody unlinks it
+        raise KeyboardInterrupt
+    for cell in code_cells(notebook):
+        calls = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Call)]
+        for call in [call for call in calls if ast.unparse(call.func) == "shutil.copytree"]:
+            call.args = [ast.Constant(str(work)), ast.Constant(str(out))]
+            eval(ast.unparse(call), {"shutil": shutil})
+            assert [file.name for file in out.iterdir()] == ["shot.npz"], ast.unparse(call)
+            shutil.rmtree(out)
