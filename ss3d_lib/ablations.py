@@ -30,6 +30,7 @@ from ss3d_lib.degradations import INTACT, degrade
 from ss3d_lib.files import read_json, write_json
 from ss3d_lib.intrinsics import estimate_all
 from ss3d_lib.joint import Terms, joint_loss
+from ss3d_lib.metrics import bootstrap_interval
 from ss3d_lib.models import ClipNet
 from ss3d_lib.models.camera import FocalHead
 from ss3d_lib.params import check_keys, check_types
@@ -182,7 +183,7 @@ class Judging:
     strides: tuple[int, ...]
 
 
-def once(path: Path, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+def once(path: Path, measure: Callable[[], Any]) -> Any:
     """Figures from a file; where it is not there yet, measured and written."""
     if not path.is_file():
         write_json(path, measure())
@@ -278,16 +279,35 @@ def figures_of(results: Sequence) -> dict[str, float]:
 def robustness(
     clips: Sequence[EvalClip], levels: Mapping[str, Sequence[float]], checkpoint: str, work: Path, workers: int
 ) -> list[dict[str, Any]]:
-    """A row {kind, level, and the figures} for every degradation; strides are chosen on the bad pictures themselves."""
+    """A row {kind, level, clip, and of KEYS what the clip has} for every clip of every degradation.
+
+    Strides are chosen on the bad pictures themselves.
+    """
     rows = []
     for kind, graded in levels.items():
         for level in sorted({INTACT[kind], *graded}):
             worse = [degrade(clip, kind, level) for clip in clips]
-            intact = level == INTACT[kind]
-            label = "intact" if intact else f"{kind}{level:g}"
-            measure = lambda: figures_of(evaluate.evaluate_checkpoint(worse, checkpoint, workers, label))  # noqa: E731, B023
-            rows.append({"kind": kind, "level": level} | once(work / f"{label}.json", measure))
+            label = "intact" if level == INTACT[kind] else f"{kind}{level:g}"
+            measure = lambda: evaluate.clip_rows(evaluate.evaluate_checkpoint(worse, checkpoint, workers, label))  # noqa: E731, B023
+            for row in once(work / f"{label}.json", measure):
+                rows.append({"kind": kind, "level": level} | {key: row[key] for key in ("clip", *KEYS) if key in row})
     return rows
+
+
+def graded_medians(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """{kind: {level: of each of KEYS the median over clips, and KEY_low and KEY_high, its 95 % interval over clips}}.
+
+    A median, for the degradations are compared with one another: of the mean one clip that fails anyway makes the most.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for kind, level in dict.fromkeys((row["kind"], row["level"]) for row in rows):
+        figures = found.setdefault(kind, {}).setdefault(f"{level:g}", {})
+        for key in KEYS:
+            values = np.array([row.get(key, np.nan) for row in rows if (row["kind"], row["level"]) == (kind, level)], np.float64)
+            if np.isfinite(values).any():
+                low, high = bootstrap_interval(values[:, None], np.median)
+                figures |= {key: float(np.nanmedian(values)), f"{key}_low": low, f"{key}_high": high}
+    return found
 
 
 def summarise(measured: Mapping[str, Sequence[dict[str, float]]]) -> dict[str, dict[str, float]]:

@@ -15,8 +15,9 @@ from test_evaluate import make_clip
 from ss3d_lib import ablations, evaluate, monodepth2, report
 from ss3d_lib.data import Shot
 from ss3d_lib.degradations import INTACT, degrade
-from ss3d_lib.files import write_json
+from ss3d_lib.files import read_json, write_json
 from ss3d_lib.params import ParamsError, load_sections
+from ss3d_lib.protocol import Answer, ClipResult
 
 SECTIONS = load_sections()
 
@@ -243,15 +244,32 @@ def test_robustness_measures_each_level_once_and_the_intact_clips_once_for_all(t
 
     def evaluated(clips, checkpoint, workers, label):
         asked.append(label)
-        return [len(clips[0].frames)]
+        frames = np.array([float(len(clips[0].frames))])
+        errors = {"absrel_median": frames, "d1_median": frames}
+        return [ClipResult(name, "indoor", "multi_view", 1, errors, Answer(None, None, None, None, None)) for name in "ab"]
 
     monkeypatch.setattr(evaluate, "evaluate_checkpoint", evaluated)
-    monkeypatch.setattr(ablations, "figures_of", lambda results: {"absrel_median": float(results[0])})
     levels = {"gain": [0.5], "skip": [2, 4]}
     rows = ablations.robustness([make_clip()], levels, "student", tmp_path, 1)
     assert asked == ["gain0.5", "intact", "skip2", "skip4"]
-    assert [(row["kind"], row["level"]) for row in rows] == [("gain", 0.5), ("gain", 1.0), ("skip", 1), ("skip", 2), ("skip", 4)]
+    order = [("gain", 0.5), ("gain", 1.0), ("skip", 1), ("skip", 2), ("skip", 4)]
+    assert [(row["kind"], row["level"], row["clip"]) for row in rows] == [(*level, clip) for level in order for clip in "ab"]
+    assert rows[0] == {"kind": "gain", "level": 0.5, "clip": "a", "absrel_median": float(len(make_clip().frames))}
     assert ablations.robustness([make_clip()], levels, "student", tmp_path, 1) == rows and len(asked) == 4
+
+
+def test_a_grade_is_a_median_over_clips_with_its_interval(tmp_path):
+    values = np.append(np.linspace(0.1, 0.2, 21), 50.0)  # one clip fails
+    rows = [{"kind": "gain", "level": 0.5, "clip": f"c{index}", "absrel_median": value} for index, value in enumerate(values)]
+    rows += [{"kind": "gain", "level": 1.0, "clip": "c0", "dir_deg": None}, {"kind": "gain", "level": 1.0, "clip": "c1", "dir_deg": 3.0}]
+    graded = ablations.graded_medians(rows)
+    assert set(graded) == {"gain"} and set(graded["gain"]) == {"0.5", "1"}
+    dark = graded["gain"]["0.5"]
+    assert dark["absrel_median"] == pytest.approx(np.median(values)) and set(dark) == {"absrel_median", "absrel_median_low", "absrel_median_high"}
+    assert 0.1 <= dark["absrel_median_low"] < dark["absrel_median"] < dark["absrel_median_high"] <= 0.2
+    assert graded["gain"]["1"]["dir_deg"] == 3.0
+    write_json(tmp_path / "graded.json", graded)
+    assert read_json(tmp_path / "graded.json")["gain"]["1"]["dir_deg_low"] is None, "one clip has no interval"
 
 
 def test_training_follows_the_recipe(monkeypatch):
