@@ -73,12 +73,13 @@ terms = Terms()  # those of stage 2
 # depth, sampled where the evidence lies. Evidence from flow and cameras stays the input, as it is at test time.
 
 # %%
-clips = evaluate.load_sets(labelled, data, sequences, max_frames, max_clips)[labelled]
-training, judging = labels.split([clip for clip in clips if clip.kind == "multi_view"], train_share)
+every = evaluate.load_sets(labelled, data, sequences, max_frames, max_clips)[labelled]
+clips = [clip for clip in every if clip.kind == "multi_view"]
+training, judging = labels.split(clips, train_share)
 watch = partial(progress, label="clips with truth")
 taught = labels.label_clips(training, min_score, threads, watch)
 judges = labels.label_clips(judging, min_score, threads, watch)
-assert not {one.shot.name for one in taught} & {one.shot.name for one in judges} or len(clips) == 1
+assert len(clips) == 1 or not {one.shot.name for one in taught} & {one.shot.name for one in judges}, "a clip trains and judges"
 shown = {"trains": [one.shot.frames[0] for one in taught[:6]], "judges": [one.shot.frames[0] for one in judges[:6]]}
 plots.save_figure(plots.contact_rows(shown, columns=6), figures / "clips.png")
 
